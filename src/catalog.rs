@@ -1,0 +1,107 @@
+//! Names → tables.
+//!
+//! Enters: a name in a statement. Leaves: the table that was created under it or, for a path, a table over
+//! the files there. Always holds: a created table hides a file of the same name; a name that means nothing
+//! is an error with the nearest known name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{TableProvider, UrlTableFactory};
+use datafusion::common::Result as DfResult;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::execution::SessionState;
+
+use crate::error::{Error, Kind, near_name};
+use crate::source;
+
+/// Gives the session's state at the moment, if the session is still there.
+type StateNow = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
+
+/// Resolves paths in FROM.
+#[derive(Default)]
+pub struct PathTables {
+    state: OnceLock<StateNow>,
+    /// What COPY would have written: `fuse check` plans statements that read it, but runs none.
+    planned: Mutex<HashMap<String, SchemaRef>>,
+}
+
+impl fmt::Debug for PathTables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PathTables")
+    }
+}
+
+impl PathTables {
+    /// Ties the tables to the session that was built with them. The first call counts.
+    pub fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
+        self.state.get_or_init(|| Box::new(state));
+    }
+
+    /// From now on `path` is an empty table of these columns.
+    pub fn plan_file(&self, path: &str, schema: SchemaRef) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.insert(path.trim_end_matches('/').to_owned(), schema);
+    }
+
+    fn planned(&self, path: &str) -> Option<SchemaRef> {
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if planned.is_empty() {
+            return None;
+        }
+        // `out/daily/**/*.parquet` reads what was copied to `out/daily/`.
+        let folder = path.split('*').next().unwrap_or(path).trim_end_matches('/');
+        planned.get(path.trim_end_matches('/')).or_else(|| planned.get(folder)).cloned()
+    }
+}
+
+#[async_trait]
+impl UrlTableFactory for PathTables {
+    async fn try_new(&self, name: &str) -> DfResult<Option<Arc<dyn TableProvider>>> {
+        if let Some(schema) = self.planned(name) {
+            return Ok(Some(Arc::new(EmptyTable::new(schema))));
+        }
+        let Some(state) = self.state.get().and_then(|state| state()) else { return Ok(None) };
+        Ok(source::table_for_path(&state, name).await?)
+    }
+}
+
+/// Gives an error about an unknown table or function the nearest name that is known.
+pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
+    if error.kind != Kind::Sql {
+        return error;
+    }
+    let quoted = |prefix: &str| Some(error.message.strip_prefix(prefix)?.split('\'').next()?.to_owned());
+    if let Some(full) = quoted("table '") {
+        let name = full.rsplit('.').next().unwrap_or(&full).to_owned();
+        let known = table_names(state);
+        let mut better = Error { message: format!("no table named {name}"), ..error.clone() };
+        better.hint = match near_name(&name, known.iter().map(String::as_str)) {
+            Some(near) => Some(format!("did you mean {near}?")),
+            None => Some("SHOW TABLES lists the tables; a file is named in quotes: FROM 'data.parquet'".to_owned()),
+        };
+        return better;
+    }
+    if let Some(name) = quoted("Invalid function '") {
+        let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+        let known = known.chain(state.window_functions().keys()).chain(state.table_functions().keys());
+        let mut better = Error { message: format!("no function named {name}"), notes: Vec::new(), ..error.clone() };
+        better.hint = near_name(&name, known.map(String::as_str)).map(|near| format!("did you mean {near}?"));
+        return better;
+    }
+    error
+}
+
+fn table_names(state: &SessionState) -> Vec<String> {
+    let mut names = Vec::new();
+    let catalogs = state.catalog_list();
+    for catalog in catalogs.catalog_names().iter().filter_map(|name| catalogs.catalog(name)) {
+        for schema in catalog.schema_names().iter().filter_map(|name| catalog.schema(name)) {
+            names.extend(schema.table_names());
+        }
+    }
+    names
+}

@@ -1,0 +1,114 @@
+//! What was typed.
+//!
+//! Enters: the command line. Leaves: [`Args`], and from them the session's settings. Always holds: no I/O
+//! happens here.
+
+use clap::{Args as Flags, Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::parser::Defines;
+
+/// One SQL engine for data at rest and data in motion.
+#[derive(Debug, Parser)]
+#[command(name = "fuse", version, arg_required_else_help = true)]
+pub(super) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run SQL files: results go to standard output, all else to standard error
+    Query(QueryArgs),
+    /// Parse and plan SQL files, and run nothing
+    Check(CheckArgs),
+}
+
+/// Where the SQL comes from.
+#[derive(Debug, Flags)]
+pub(super) struct Input {
+    /// SQL files, run one after the other; - is standard input
+    #[arg(value_name = "FILE.sql", required_unless_present = "command")]
+    pub(super) files: Vec<String>,
+    /// Run this SQL
+    #[arg(short = 'c', long, value_name = "SQL", conflicts_with = "files")]
+    pub(super) command: Vec<String>,
+    /// Put a value in place of $NAME in the SQL
+    #[arg(short = 'D', long = "define", value_name = "NAME=VALUE")]
+    pub(super) define: Vec<String>,
+}
+
+/// `fuse check`.
+#[derive(Debug, Flags)]
+pub(super) struct CheckArgs {
+    /// The SQL.
+    #[command(flatten)]
+    pub(super) input: Input,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// `fuse query`.
+#[derive(Debug, Flags)]
+pub(super) struct QueryArgs {
+    /// The SQL.
+    #[command(flatten)]
+    pub(super) input: Input,
+    /// How results are printed: table, csv, tsv, json, ndjson, markdown, parquet or arrow [default: by the ending of -o, else table]
+    #[arg(short, long)]
+    pub(super) format: Option<String>,
+    /// Write results to this file, in one atomic step
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<String>,
+    /// Threads that a statement may use [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
+    /// Memory that a statement may use before it spills to disk, such as 8GB [default: three quarters of the machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory_limit: Option<String>,
+    /// Folder for what does not fit in memory
+    #[arg(long, value_name = "DIR")]
+    pub(super) temp_dir: Option<String>,
+    /// Print how long each statement took
+    #[arg(long)]
+    pub(super) timing: bool,
+    /// Print nothing but data and errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+impl QueryArgs {
+    /// The settings that these flags make.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        let mut settings = Settings::default();
+        if let Some(format) = &self.format {
+            format.parse::<crate::format::Format>()?;
+            settings.format.clone_from(format);
+        }
+        settings.output = self.output.clone().unwrap_or_default();
+        settings.threads = self.threads.map_or(0, usize::from);
+        if let Some(limit) = &self.memory_limit {
+            crate::config::parse_bytes(limit)?;
+            settings.memory_limit.clone_from(limit);
+        }
+        settings.temp_dir = self.temp_dir.clone().unwrap_or_default();
+        settings.timing = self.timing;
+        settings.quiet = self.quiet;
+        Ok(settings)
+    }
+}
+
+impl Input {
+    /// The values of `-D`.
+    pub(super) fn defines(&self) -> Result<Defines> {
+        let pair = |text: &String| match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(Error::usage(format!("-D {text} is not NAME=VALUE"))),
+        };
+        self.define.iter().map(pair).collect()
+    }
+}

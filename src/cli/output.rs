@@ -1,0 +1,92 @@
+//! Where results go.
+//!
+//! Enters: the rows of each result, and the settings at that moment. Leaves: bytes on standard output or in
+//! the file of `-o`. Always holds: that file shows when all statements have succeeded, and not before.
+
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::Path;
+
+use crate::config::Settings;
+use crate::durable::OutputFile;
+use crate::error::{Error, Result};
+use crate::format::{Format, Shape, encoder};
+use crate::session::Rows;
+
+/// Bytes that are gathered before they are written out.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The printer of a run.
+#[derive(Default)]
+pub(super) struct Output {
+    /// The file of `-o`, once a result went there, and how many did.
+    file: Option<(String, OutputFile, usize)>,
+}
+
+impl Output {
+    /// Prints one result; gives the number of its rows.
+    pub(super) async fn print(&mut self, mut rows: Rows, settings: &Settings) -> Result<u64> {
+        let format = format(settings)?;
+        let to_file = !settings.output.is_empty();
+        let terminal = !to_file && std::io::stdout().is_terminal();
+        if terminal && format.is_binary() {
+            return Err(Error::usage("a terminal cannot show binary data").hint("use -o FILE, or pipe the output"));
+        }
+        let out: Box<dyn Write + Send> =
+            if to_file { Box::new(self.open(&settings.output, format).await?) } else { Box::new(std::io::stdout()) };
+        let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+        let mut encoder = encoder(format, &rows.schema(), out, shape(terminal, settings), !to_file)?;
+        let mut count = 0;
+        while let Some(batch) = rows.next().await? {
+            count += batch.num_rows() as u64;
+            encoder.write(&batch)?;
+        }
+        encoder.finish()?;
+        Ok(count)
+    }
+
+    /// A handle on the output file; a result after the first one follows it.
+    async fn open(&mut self, path: &str, format: Format) -> Result<std::fs::File> {
+        if self.file.as_ref().is_some_and(|(known, _, _)| known != path) {
+            self.commit().await?;
+        }
+        let (_, file, results) = match &mut self.file {
+            Some(open) => open,
+            none => none.insert((path.to_owned(), OutputFile::create(Path::new(path))?, 0)),
+        };
+        *results += 1;
+        if *results > 1 && !format.concatenates() {
+            return Err(Error::usage(format!("'{path}' can hold one result, and this is the second"))
+                .hint("write each with its own COPY … TO, or choose csv or ndjson"));
+        }
+        file.handle()
+    }
+
+    /// Gives the output file its name.
+    pub(super) async fn commit(&mut self) -> Result<()> {
+        match self.file.take() {
+            Some((_, file, _)) => file.commit().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn format(settings: &Settings) -> Result<Format> {
+    if !settings.format.is_empty() {
+        return settings.format.parse();
+    }
+    if settings.output.is_empty() {
+        return Ok(Format::Table);
+    }
+    Format::of_path(&settings.output).ok_or_else(|| {
+        Error::usage(format!("the ending of '{}' does not tell a format", settings.output)).hint("add --format")
+    })
+}
+
+fn shape(terminal: bool, settings: &Settings) -> Shape {
+    if !terminal {
+        return Shape::default();
+    }
+    let width = terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
+    let rows = (settings.table_rows > 0).then_some(settings.table_rows);
+    Shape { width, rows }
+}

@@ -1,0 +1,120 @@
+//! `fuse query` and `fuse check`.
+//!
+//! Enters: SQL files. Leaves: their results. Always holds: statements run in order, and nothing runs after
+//! the first error; Ctrl-C stops the running one and leaves no partial output.
+
+use std::io::Read;
+use std::time::Instant;
+
+use super::args::{CheckArgs, Input, QueryArgs};
+use super::output::Output;
+use super::{interrupted, report};
+use crate::config::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::parser::{self, Defines, Script, Statement};
+use crate::session::{Outcome, Session};
+
+/// Runs the statements of all files.
+pub(super) async fn query(args: &QueryArgs) -> Result<()> {
+    let defines = args.input.defines()?;
+    let session = Session::new(args.settings()?)?;
+    let mut output = Output::default();
+    for script in scripts(&args.input)? {
+        let statements = parse(&script, &defines)?;
+        for statement in statements {
+            let run = run(&session, &mut output, statement.clone());
+            let result = tokio::select! {
+                biased;
+                () = interrupted() => Err(Error::new(Kind::Interrupted, "interrupted")),
+                result = run => result,
+            };
+            if let Err(error) = result {
+                session.abort().await;
+                return fail(error, &script, Some(&statement));
+            }
+        }
+    }
+    output.commit().await
+}
+
+/// Plans the statements of all files.
+pub(super) async fn check(args: &CheckArgs) -> Result<()> {
+    let defines = args.input.defines()?;
+    let session = Session::new(Settings::default())?;
+    for script in scripts(&args.input)? {
+        let statements = parse(&script, &defines)?;
+        let count = statements.len();
+        for statement in statements {
+            let place = statement.clone();
+            if let Err(error) = session.check(statement).await {
+                return fail(error, &script, Some(&place));
+            }
+        }
+        if !args.quiet {
+            eprintln!("{}: {count} statements, no errors", script.name);
+        }
+    }
+    Ok(())
+}
+
+/// Prints an error with its place; what is left to the caller is the exit code.
+fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<()> {
+    if error.kind != Kind::Closed {
+        report::error(&error, Some((script, statement.map(|statement| statement.span))));
+    }
+    // It has been reported.
+    Err(Error::new(error.kind, ""))
+}
+
+fn parse(script: &Script, defines: &Defines) -> Result<Vec<Statement>> {
+    match parser::parse(script, defines) {
+        Ok(statements) => Ok(statements),
+        Err(error) => fail(error, script, None).map(|()| Vec::new()),
+    }
+}
+
+fn scripts(input: &Input) -> Result<Vec<Script>> {
+    if !input.command.is_empty() {
+        return Ok(vec![Script { name: "-c".to_owned(), text: input.command.join(";\n") }]);
+    }
+    input.files.iter().map(|name| read_script(name)).collect()
+}
+
+fn read_script(name: &str) -> Result<Script> {
+    let mut bytes = Vec::new();
+    let name = if name == "-" {
+        std::io::stdin().read_to_end(&mut bytes)?;
+        "<stdin>"
+    } else {
+        bytes = std::fs::read(name).map_err(|e| Error { kind: Kind::Usage, ..Error::io(name, &e) })?;
+        name
+    };
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::sql(format!("{name}, line {line}: not UTF-8"))
+    })?;
+    Ok(Script { name: name.to_owned(), text: text.trim_start_matches('\u{feff}').to_owned() })
+}
+
+async fn run(session: &Session, output: &mut Output, statement: Statement) -> Result<()> {
+    let start = Instant::now();
+    let line = statement.span.start.0;
+    let outcome = session.execute(statement).await?;
+    let settings = session.settings();
+    let summary = match outcome {
+        Outcome::Done => String::new(),
+        Outcome::Written { rows, target } => {
+            if !settings.quiet {
+                eprintln!("{} written to {target}", report::count(rows, "row"));
+            }
+            report::count(rows, "row")
+        }
+        Outcome::Rows(rows) => report::count(output.print(rows, &settings).await?, "row"),
+    };
+    if settings.timing {
+        let seconds = start.elapsed().as_secs_f64();
+        let comma = if summary.is_empty() { "" } else { ", " };
+        eprintln!("line {line}: {seconds:.3} s{comma}{summary}");
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What users read on standard error.
+//!
+//! Enters: errors with their place in the SQL. Leaves: the statement's line with a mark under the place, and
+//! what to do. Always holds: colour on a terminal only, and never where NO_COLOR is set.
+
+use std::io::{IsTerminal, Write};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::error::{Error, Span};
+use crate::parser::Script;
+
+/// Prints an error; `place`: the script, and the statement that failed.
+pub(super) fn error(error: &Error, place: Option<(&Script, Option<Span>)>) {
+    if error.message.is_empty() {
+        return;
+    }
+    // Nothing can be done about a closed standard error.
+    let _ = writeln!(std::io::stderr(), "{}", render(error, place, coloured()));
+}
+
+fn coloured() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// `1 row`, `2 rows`, `1,204,331 rows`.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{text} {thing}{plural}")
+}
+
+fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let mut group = Group::with_title(Level::ERROR.primary_title(error.message.clone()));
+    if let Some((script, statement)) = place
+        && let Some(span) = error.span.or(statement)
+    {
+        // Without a place in it, the statement's first line is shown unmarked.
+        let range = if error.span.is_some() { range(&script.text, span) } else { first_line(&script.text, span) };
+        let kind = if error.span.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
+        let snippet = Snippet::source(script.text.as_str()).path(script.name.as_str()).annotation(kind.span(range));
+        group = group.element(snippet);
+    }
+    for note in &error.notes {
+        group = group.element(Level::NOTE.message(note.clone()));
+    }
+    if let Some(hint) = &error.hint {
+        group = group.element(Level::HELP.message(hint.clone()));
+    }
+    renderer.render(&[group])
+}
+
+/// The bytes of a span.
+fn range(text: &str, span: Span) -> std::ops::Range<usize> {
+    let start = offset(text, span.start);
+    let end = offset(text, span.end).max(start);
+    // A mark stays on one line.
+    let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+    start..end.min(line_end)
+}
+
+fn first_line(text: &str, span: Span) -> std::ops::Range<usize> {
+    let start = offset(text, span.start);
+    start..start
+}
+
+/// The byte at a line and column, both from 1 and in characters.
+fn offset(text: &str, (line, column): (usize, usize)) -> usize {
+    let mut start = 0;
+    for _ in 1..line {
+        match text[start..].find('\n') {
+            Some(at) => start += at + 1,
+            None => return text.len(),
+        }
+    }
+    let line_text = text[start..].split('\n').next().unwrap_or("");
+    match line_text.char_indices().nth(column.saturating_sub(1)) {
+        Some((at, _)) => start + at,
+        None => start + line_text.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_under_the_place() {
+        let script = Script { name: "a.sql".into(), text: "select 1;\nselect ä, frm from t".into() };
+        let error =
+            Error::sql("no column named frm").at(Span { start: (2, 11), end: (2, 14) }).hint("did you mean from?");
+        let text = render(&error, Some((&script, None)), false);
+        assert!(text.contains("--> a.sql:2:11"), "{text}");
+        assert!(text.contains("2 | select ä, frm from t\n  |           ^^^"), "{text}");
+        assert!(text.contains("help: did you mean from?"), "{text}");
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!(count(1, "row"), "1 row");
+        assert_eq!(count(1_204_331, "row"), "1,204,331 rows");
+    }
+}

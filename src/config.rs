@@ -1,0 +1,161 @@
+//! Every limit and default of fuse, and the DataFusion switches that it sets.
+//!
+//! Enters: flags of the command line and `SET fuse.… = …`. Leaves: a [`Settings`] inside DataFusion's
+//! own options, so that `SHOW` and `information_schema.df_settings` list it.
+//! Always holds: each flag of `fuse query` has a setting here with a sentence that explains it.
+
+use datafusion::common::config::{ConfigExtension, ConfigOptions};
+use datafusion::common::extensions_options;
+use datafusion::prelude::SessionConfig;
+
+use crate::error::{Error, Result};
+
+extensions_options! {
+    /// The settings of fuse, `SET fuse.name = value`.
+    pub struct Settings {
+        /// How results are printed: table, csv, tsv, json, ndjson, markdown, parquet or arrow. Empty: by the ending of fuse.output, else table.
+        pub format: String, default = String::new()
+        /// The file that results are written to, in one atomic step. Empty: standard output.
+        pub output: String, default = String::new()
+        /// Threads that a statement may use. 0: one per core.
+        pub threads: usize, default = 0
+        /// Memory that a statement may use before it spills to disk, such as 8GB. Empty: three quarters of the machine's.
+        pub memory_limit: String, default = String::new()
+        /// Folder for what does not fit in memory. Empty: the system's folder for temporary files.
+        pub temp_dir: String, default = String::new()
+        /// Print to standard error how long each statement took.
+        pub timing: bool, default = false
+        /// Print nothing but data and errors.
+        pub quiet: bool, default = false
+        /// What COPY does with a folder that already holds files: error, append or replace. OPTIONS ('mode' '…') overrides it.
+        pub copy_mode: String, default = "error".to_owned()
+        /// Rows of a table shown on a terminal, the first and last ones of a longer result. 0: all.
+        pub table_rows: usize, default = 40
+        /// Bytes that a function which builds strings (repeat, lpad, rpad, …) may make of one batch of rows, such as 256MB.
+        pub function_bytes: String, default = "256MB".to_owned()
+    }
+}
+
+impl ConfigExtension for Settings {
+    const PREFIX: &'static str = "fuse";
+}
+
+/// Rows and bytes that the printers hold back to find column widths.
+pub const TABLE_WINDOW_ROWS: usize = 4096;
+/// Rows of a Parquet row group: large enough to compress well, small enough that two cores share a file.
+pub const ROW_GROUP_ROWS: usize = 256 * 1024;
+/// What the footers of Parquet files name as their writer.
+pub const CREATED_BY: &str = concat!("fuse version ", env!("CARGO_PKG_VERSION"));
+/// Stack of the thread that parses and plans. Address space only: what is not touched costs nothing.
+pub const PLANNER_STACK_BYTES: usize = 1 << 30;
+/// Stack of each worker thread.
+pub const WORKER_STACK_BYTES: usize = 64 << 20;
+/// Levels of nesting that the parser accepts.
+pub const NESTING_LIMIT: usize = 250;
+/// Operands of one chain of AND or OR from which it is planned as a balanced tree.
+pub const CHAIN_OPERANDS: usize = 16;
+/// Operands that one statement's AND and OR chains may have in all: planning takes time quadratic in it.
+pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
+/// Rows read from the start of each text file to find the types of its columns.
+pub const SCHEMA_SAMPLE_ROWS: usize = 20_480;
+/// Bytes read from the start of each text file to find the types of its columns.
+pub const SCHEMA_SAMPLE_BYTES: usize = 8 << 20;
+
+/// The words that [`Settings::copy_mode`] and `OPTIONS ('mode' …)` accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyMode {
+    /// A folder that holds files is an error.
+    Error,
+    /// New files go beside those that are there.
+    Append,
+    /// The folder is exchanged for the new one in one step.
+    Replace,
+}
+
+impl std::str::FromStr for CopyMode {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "error" => Ok(CopyMode::Error),
+            "append" => Ok(CopyMode::Append),
+            "replace" => Ok(CopyMode::Replace),
+            _ => Err(Error::sql(format!("mode '{word}' is not known")).hint("mode is 'error', 'append' or 'replace'")),
+        }
+    }
+}
+
+/// The session's configuration before any flag: DataFusion's switches as fuse wants them.
+pub fn session_config() -> SessionConfig {
+    let mut config = SessionConfig::new().with_information_schema(true).with_option_extension(Settings::default());
+    tune(config.options_mut());
+    config
+}
+
+/// What differs from DataFusion's defaults, and why.
+fn tune(options: &mut ConfigOptions) {
+    // Errors point at their place in the SQL.
+    options.sql_parser.collect_spans = true;
+    // A folder is read with its subfolders, and a glob may reach into them.
+    options.execution.listing_table_ignore_subdirectory = false;
+    options.execution.parquet.max_row_group_size = ROW_GROUP_ROWS;
+    options.execution.parquet.created_by = CREATED_BY.to_owned();
+}
+
+/// The current settings of a session.
+pub fn settings(options: &ConfigOptions) -> Settings {
+    options.extensions.get::<Settings>().cloned().unwrap_or_default()
+}
+
+/// The names of all settings, without `fuse.`.
+pub fn setting_names() -> Vec<String> {
+    use datafusion::common::config::ExtensionOptions;
+    let entries = Settings::default().entries();
+    entries.into_iter().map(|entry| entry.key.trim_start_matches("fuse.").to_owned()).collect()
+}
+
+/// Reads a number of bytes such as `8GB`, `512 MiB`, `1.5g` or `1000`.
+pub fn parse_bytes(text: &str) -> Result<usize> {
+    let wrong =
+        || Error::usage(format!("'{text}' is not a size")).hint("write a number and a unit, such as 512MB or 8GB");
+    let text_lower = text.trim().to_ascii_lowercase();
+    let digits = text_lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_lower.len());
+    let (number, unit) = text_lower.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let factor: u64 = match unit.trim() {
+        "" | "b" => 1,
+        "k" | "kb" => 1_000,
+        "kib" => 1 << 10,
+        "m" | "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "g" | "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        "t" | "tb" => 1_000_000_000_000,
+        "tib" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * factor as f64;
+    if bytes.is_finite() && bytes >= 1.0 && bytes < usize::MAX as f64 { Ok(bytes as usize) } else { Err(wrong()) }
+}
+
+/// The memory limit when none is given: three quarters of the machine's memory.
+pub fn default_memory_limit() -> usize {
+    let info = rustix::system::sysinfo();
+    let total = info.totalram as u64 * u64::from(info.mem_unit);
+    usize::try_from(total / 4 * 3).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_decimal_and_binary_units() {
+        for (text, bytes) in [("8GB", 8_000_000_000), ("512 MiB", 512 << 20), ("1.5k", 1500), ("1000", 1000)] {
+            assert_eq!(parse_bytes(text).ok(), Some(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1", "8XB", "0"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+}

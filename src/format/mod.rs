@@ -1,0 +1,119 @@
+//! Batches → bytes, for results that are printed or written by the command line.
+//!
+//! Enters: the batches of one result. Leaves: text or binary data on a writer. Always holds: an encoder
+//! holds back no more than a window of rows, so memory does not grow with the result.
+//! (Files of COPY are written by DataFusion's own sinks.)
+
+mod binary;
+mod cell;
+mod json;
+mod table;
+mod text;
+
+use std::io::Write;
+use std::str::FromStr;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Error, Result};
+
+pub use table::Shape;
+
+/// How a result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Aligned columns in a box.
+    Table,
+    /// Comma-separated values with a header; NULL is empty, an empty text is `""`.
+    Csv,
+    /// The same with tabs.
+    Tsv,
+    /// An array of objects.
+    Json,
+    /// An object a line.
+    Ndjson,
+    /// A Markdown table.
+    Markdown,
+    /// A Parquet file.
+    Parquet,
+    /// An Arrow IPC file, or a stream where the output is a pipe.
+    Arrow,
+}
+
+impl Format {
+    /// All of them, by the names that users give.
+    pub const NAMES: [(&'static str, Format); 8] = [
+        ("table", Format::Table),
+        ("csv", Format::Csv),
+        ("tsv", Format::Tsv),
+        ("json", Format::Json),
+        ("ndjson", Format::Ndjson),
+        ("markdown", Format::Markdown),
+        ("parquet", Format::Parquet),
+        ("arrow", Format::Arrow),
+    ];
+
+    /// The format that a file's ending tells.
+    pub fn of_path(path: &str) -> Option<Self> {
+        let ending = path.rsplit('/').next()?.rsplit_once('.')?.1.to_ascii_lowercase();
+        match ending.as_str() {
+            "md" => Some(Format::Markdown),
+            "jsonl" => Some(Format::Ndjson),
+            "feather" | "ipc" => Some(Format::Arrow),
+            "txt" => Some(Format::Table),
+            other => other.parse().ok(),
+        }
+    }
+
+    /// True if a terminal cannot show it.
+    pub fn is_binary(self) -> bool {
+        matches!(self, Format::Parquet | Format::Arrow)
+    }
+
+    /// True if two results one after the other are still a file of this format.
+    pub fn concatenates(self) -> bool {
+        !matches!(self, Format::Parquet | Format::Arrow | Format::Json)
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Self::NAMES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+        known.map(|(_, format)| *format).ok_or_else(|| {
+            let names: Vec<&str> = Self::NAMES.iter().map(|(name, _)| *name).collect();
+            Error::usage(format!("format '{name}' is not known")).hint(format!("formats are {}", names.join(", ")))
+        })
+    }
+}
+
+/// Writes the batches of one result.
+pub trait Encoder: Send {
+    /// Writes a batch.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+    /// Writes what is held back and the end.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// An encoder of `format` for a result with these columns. `pipe`: the reader cannot seek.
+pub fn encoder(
+    format: Format,
+    schema: &SchemaRef,
+    out: Box<dyn Write + Send>,
+    shape: Shape,
+    pipe: bool,
+) -> Result<Box<dyn Encoder>> {
+    Ok(match format {
+        Format::Table => Box::new(table::TableEncoder::new(schema, out, shape)),
+        Format::Markdown => Box::new(table::MarkdownEncoder::new(schema, out)?),
+        Format::Csv => Box::new(text::TextEncoder::new(schema, out, b',')?),
+        Format::Tsv => Box::new(text::TextEncoder::new(schema, out, b'\t')?),
+        Format::Json => Box::new(json::JsonEncoder::array(out)),
+        Format::Ndjson => Box::new(json::JsonEncoder::lines(out)),
+        Format::Parquet => Box::new(binary::ParquetEncoder::new(schema, out)?),
+        Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(schema, out)?),
+        Format::Arrow => Box::new(binary::ArrowFileEncoder::new(schema, out)?),
+    })
+}

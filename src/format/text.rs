@@ -1,0 +1,79 @@
+//! CSV and TSV.
+//!
+//! Enters: batches. Leaves: a header and a line a row (RFC 4180, lines end in `\n`). Always holds: NULL is
+//! an empty field and an empty text is `""`, so the two can be told apart.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+
+use super::Encoder;
+use super::cell::formatters;
+use crate::error::Result;
+
+pub(super) struct TextEncoder {
+    out: Box<dyn Write + Send>,
+    delimiter: u8,
+    line: Vec<u8>,
+    field: String,
+}
+
+impl TextEncoder {
+    pub(super) fn new(schema: &SchemaRef, mut out: Box<dyn Write + Send>, delimiter: u8) -> Result<Self> {
+        let mut line = Vec::new();
+        for (at, field) in schema.fields().iter().enumerate() {
+            if at > 0 {
+                line.push(delimiter);
+            }
+            quote(field.name(), delimiter, &mut line);
+        }
+        line.push(b'\n');
+        out.write_all(&line)?;
+        Ok(Self { out, delimiter, line, field: String::new() })
+    }
+}
+
+impl Encoder for TextEncoder {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let columns = formatters(batch)?;
+        for row in 0..batch.num_rows() {
+            self.line.clear();
+            for (at, (column, formatter)) in columns.iter().enumerate() {
+                if at > 0 {
+                    self.line.push(self.delimiter);
+                }
+                if column.is_valid(row) {
+                    self.field.clear();
+                    // Writing into a String does not fail.
+                    let _ = write!(self.field, "{}", formatter.value(row));
+                    quote(&self.field, self.delimiter, &mut self.line);
+                }
+            }
+            self.line.push(b'\n');
+            self.out.write_all(&self.line)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        Ok(self.out.flush()?)
+    }
+}
+
+fn quote(text: &str, delimiter: u8, line: &mut Vec<u8>) {
+    let special = |byte: u8| byte == delimiter || matches!(byte, b'"' | b'\n' | b'\r');
+    if !text.is_empty() && !text.bytes().any(special) {
+        line.extend_from_slice(text.as_bytes());
+        return;
+    }
+    line.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'"' {
+            line.push(b'"');
+        }
+        line.push(byte);
+    }
+    line.push(b'"');
+}

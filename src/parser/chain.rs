@@ -1,0 +1,77 @@
+//! Long chains of AND and OR as balanced trees.
+//!
+//! Enters: an expression. Leaves: the same expression, its chains no deeper than the logarithm of
+//! their length. Always holds: operands keep their order; three-valued AND and OR are associative,
+//! so the value is the same.
+//!
+//! `a = 1 OR a = 2 OR …` with ten thousand terms, as programs write it, parses into a tree that is
+//! ten thousand levels deep, and every recursive pass of a planner over it needs that much stack.
+
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value};
+
+use crate::config::CHAIN_OPERANDS;
+
+/// Balances the chain that starts at `expr`; returns how many operands it has (0: no long chain).
+pub(super) fn balance(expr: &mut Expr) -> usize {
+    let op = match expr {
+        Expr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } => op.clone(),
+        _ => return 0,
+    };
+    if chain_length(expr, &op) < CHAIN_OPERANDS {
+        return 0;
+    }
+    let operands = operands(std::mem::replace(expr, hole()), &op);
+    let count = operands.len();
+    *expr = tree(operands, &op);
+    count
+}
+
+fn hole() -> Expr {
+    Expr::value(Value::Null)
+}
+
+fn chain_length(mut expr: &Expr, chain: &BinaryOperator) -> usize {
+    let mut length = 1;
+    while let Expr::BinaryOp { left, op, .. } = expr
+        && op == chain
+    {
+        length += 1;
+        expr = left;
+    }
+    length
+}
+
+/// The operands from left to right. A loop, not a recursion: the chain is as deep as it is long.
+fn operands(mut expr: Expr, chain: &BinaryOperator) -> Vec<Expr> {
+    let mut reversed = Vec::new();
+    loop {
+        match expr {
+            Expr::BinaryOp { left, op, right } if op == *chain => {
+                reversed.push(*right);
+                expr = *left;
+            }
+            first => {
+                reversed.push(first);
+                reversed.reverse();
+                return reversed;
+            }
+        }
+    }
+}
+
+fn tree(mut operands: Vec<Expr>, op: &BinaryOperator) -> Expr {
+    if operands.len() <= 1 {
+        return operands.pop().unwrap_or_else(hole);
+    }
+    let right = operands.split_off(operands.len() / 2);
+    let (left, right) = (Box::new(nested(tree(operands, op))), Box::new(nested(tree(right, op))));
+    Expr::BinaryOp { left, op: op.clone(), right }
+}
+
+/// Parentheses, so that the printed SQL has the tree's meaning.
+fn nested(expr: Expr) -> Expr {
+    match expr {
+        Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => Expr::Nested(Box::new(expr)),
+        other => other,
+    }
+}

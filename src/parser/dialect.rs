@@ -1,0 +1,108 @@
+//! The SQL dialect of fuse.
+//!
+//! Enters: nothing. Leaves: which spellings the tokenizer and the parser accept.
+//! Always holds: whatever it accepts is either planned or refused by [`super::refuse`], never ignored.
+//!
+//! It is sqlparser's generic dialect, under which most of DataFusion's own test files pass, with what
+//! DuckDB's adds (ORDER BY ALL, lambdas, trailing commas, 1_000) and without what DataFusion ignores
+//! (PREWHERE, CONNECT BY, LIMIT BY, WITH FILL, FORMAT, SETTINGS). DESIGN.md has the measurement.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+/// The SQL dialect of fuse.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct FuseDialect;
+
+macro_rules! accept {
+    ($($feature:ident)*) => { $(fn $feature(&self) -> bool { true })* };
+}
+
+impl Dialect for FuseDialect {
+    /// The parser asks for the type of some dialects by name: there we answer as the generic one.
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<GenericDialect>()
+    }
+
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        ch == '"' || ch == '`'
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        ch.is_alphabetic() || ch == '_' || ch == '#' || ch == '@'
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        ch.is_alphabetic() || ch.is_ascii_digit() || ch == '@' || ch == '$' || ch == '#' || ch == '_'
+    }
+
+    // As in the generic dialect.
+    accept! {
+        allow_extract_custom
+        allow_extract_single_quotes
+        support_map_literal_syntax
+        supports_array_typedef_with_brackets
+        supports_asc_desc_in_column_definition
+        supports_bitwise_shift_operators
+        supports_comma_separated_set_assignments
+        supports_comma_separated_trim
+        supports_create_view_comment_syntax
+        supports_dictionary_syntax
+        supports_empty_projections
+        supports_explain_with_utility_options
+        supports_extract_comma_syntax
+        supports_filter_during_aggregation
+        supports_from_first_select
+        supports_group_by_expr
+        supports_group_by_with_modifier
+        supports_interval_options
+        supports_left_associative_joins_without_parens
+        supports_limit_comma
+        supports_match_recognize
+        supports_named_fn_args_with_assignment_operator
+        supports_nested_comments
+        supports_parens_around_table_factor
+        supports_parenthesized_set_variables
+        supports_partition_by_after_order_by
+        supports_pipe_operator
+        supports_projection_trailing_commas
+        supports_select_wildcard_except
+        supports_select_wildcard_exclude
+        supports_select_wildcard_ilike
+        supports_select_wildcard_rename
+        supports_select_wildcard_replace
+        supports_start_transaction_modifier
+        supports_string_escape_constant
+        supports_struct_literal
+        supports_try_convert
+        supports_unicode_string_literal
+        supports_values_as_table_factor
+        supports_window_clause_named_window_reference
+        supports_window_function_null_treatment_arg
+    }
+
+    // From DuckDB's.
+    accept! {
+        supports_lambda_functions
+        supports_notnull_operator
+        supports_numeric_literal_underscores
+        supports_order_by_all
+        supports_trailing_commas
+    }
+
+    /// `a POSITIONAL JOIN b` is not `a AS positional JOIN b`.
+    fn is_table_factor_alias(&self, explicit: bool, kw: &Keyword, parser: &mut Parser<'_>) -> bool {
+        explicit || (!before_join(parser, "POSITIONAL") && self.is_table_alias(kw, parser))
+    }
+}
+
+/// True if the word just read is `word` and JOIN follows.
+fn before_join(parser: &mut Parser<'_>, word: &str) -> bool {
+    let Token::Word(read) = parser.get_current_token().token.clone() else { return false };
+    let Token::Word(next) = parser.peek_token().token else { return false };
+    read.value.eq_ignore_ascii_case(word) && read.quote_style.is_none() && next.keyword == Keyword::JOIN
+}

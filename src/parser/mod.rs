@@ -1,0 +1,166 @@
+//! Text → [`Statement`]s. Data only: nothing is looked up or run here.
+//!
+//! Enters: a [`Script`], the text of one file, of `-c`, or of standard input, and the values of `-D`.
+//! Leaves: its statements, each with its place in the text.
+//! Always holds: there is one tokenizer for all, so a `;` in a literal or a comment ends nothing;
+//! lines and columns of every error count from the start of the script.
+
+mod chain;
+mod dialect;
+mod refuse;
+
+use std::collections::HashMap;
+
+use datafusion::sql::parser::{DFParserBuilder, Statement as Body};
+use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as Sql};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+
+pub use dialect::FuseDialect;
+
+use crate::config::NESTING_LIMIT;
+use crate::error::{Error, Result, Span};
+
+/// A text of SQL and the name that errors call it by.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// A file's path, `<stdin>`, or `-c`.
+    pub name: String,
+    /// The SQL.
+    pub text: String,
+}
+
+/// One statement of a script.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// What was parsed.
+    pub body: Body,
+    /// From its first to behind its last token.
+    pub span: Span,
+}
+
+/// Values for `$name`, from `-D name=value` and `SET fuse.define.name = value`.
+pub type Defines = HashMap<String, String>;
+
+/// Parses the whole script, so that a mistake in its last statement shows before the first one runs.
+pub fn parse(script: &Script, defines: &Defines) -> Result<Vec<Statement>> {
+    let mut defines = defines.clone();
+    let tokens = Tokenizer::new(&FuseDialect, &script.text)
+        .tokenize_with_location()
+        .map_err(|e| Error::sql(e.message).at(place(e.location)))?;
+    let mut statements = Vec::new();
+    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
+        if let Some(statement) = parse_one(tokens, &defines)? {
+            if let Some((name, value)) = definition(&statement.body) {
+                defines.insert(name, value);
+            }
+            statements.push(statement);
+        }
+    }
+    Ok(statements)
+}
+
+/// One statement from its tokens, or nothing if they are all white space and comments.
+fn parse_one(tokens: &[TokenWithSpan], defines: &Defines) -> Result<Option<Statement>> {
+    let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
+    let Some(first) = words.next() else { return Ok(None) };
+    let last = words.next_back().unwrap_or(first);
+    let span = Span { start: Span::from(first.span).start, end: Span::from(last.span).end };
+
+    let tokens = tokens.iter().cloned().map(|token| substitute(token, defines)).collect::<Result<Vec<_>>>()?;
+    let mut parser =
+        DFParserBuilder::new(tokens).with_dialect(&FuseDialect).with_recursion_limit(NESTING_LIMIT).build()?;
+    // Where the parser found the end of the text, the place is behind the last token.
+    let at_end = |error: Error| error.at(Span::at(span.end.0, span.end.1));
+    let mut body = parser.parse_statement().map_err(|e| at_end(refuse::explain(Error::from(e), &mut parser.parser)))?;
+    let next = parser.parser.peek_token();
+    if next.token != Token::EOF {
+        let error = Error::sql(format!("expected the end of the statement, found {}", next.token)).at(next.span);
+        return Err(refuse::explain(error, &mut parser.parser));
+    }
+    refuse::check(&mut body).map_err(|error| error.at(span))?;
+    Ok(Some(Statement { body, span }))
+}
+
+/// Puts the value of `$name` in place of it, and takes the `_` out of `1_000`.
+fn substitute(mut token: TokenWithSpan, defines: &Defines) -> Result<TokenWithSpan> {
+    if let Token::Placeholder(name) = &token.token
+        && let Some(value) = name.strip_prefix('$').and_then(|name| defines.get(name))
+    {
+        token.token = if is_number(value) {
+            Token::Number(value.clone(), false)
+        } else {
+            Token::SingleQuotedString(value.clone())
+        };
+    }
+    if let Token::Number(digits, _) = &mut token.token {
+        digits.retain(|c| c != '_');
+    }
+    Ok(token)
+}
+
+/// A number as SQL writes it; `007` is not one, so that codes and phone numbers stay text.
+fn is_number(value: &str) -> bool {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') && digits.bytes().any(|b| b.is_ascii_digit());
+    plain && digits.parse::<f64>().is_ok() && (digits == "0" || !digits.starts_with('0') || digits.starts_with("0."))
+}
+
+/// The name and value of `SET fuse.define.name = 'value'`.
+fn definition(body: &Body) -> Option<(String, String)> {
+    let Body::Statement(sql) = body else { return None };
+    let Sql::Set(Set::SingleAssignment { variable, values, .. }) = sql.as_ref() else { return None };
+    let name = variable.to_string();
+    let name = name.strip_prefix("fuse.define.")?;
+    let value = match values.first()? {
+        Expr::Value(value) => value.value.clone().into_string().unwrap_or_else(|| value.value.to_string()),
+        other => other.to_string(),
+    };
+    Some((name.to_owned(), value))
+}
+
+fn place(location: Location) -> Span {
+    Span::at(location.line as usize, location.column as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str, defines: &[(&str, &str)]) -> Result<Vec<Statement>> {
+        let defines = defines.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        parse(&Script { name: "test".into(), text: text.into() }, &defines)
+    }
+
+    #[test]
+    fn a_semicolon_in_a_literal_or_a_comment_ends_nothing() {
+        let text = "select ';' as a; -- not here; nor here\n/* ; */ select \"b;\" from t;;\n";
+        let statements = parse_text(text, &[]).expect("parses");
+        assert_eq!(statements.len(), 2);
+        assert_eq!(statements[1].span, Span { start: (2, 9), end: (2, 27) });
+    }
+
+    #[test]
+    fn defined_names_are_replaced_and_numbers_stay_numbers() {
+        let statements =
+            parse_text("select * from $f where a = $n and b = $z", &[("f", "x.csv"), ("n", "7"), ("z", "007")]);
+        let text = statements.expect("parses")[0].body.to_string();
+        assert_eq!(text, "SELECT * FROM 'x.csv' WHERE a = 7 AND b = '007'");
+        let statements = parse_text("set fuse.define.n = 3; select $n", &[]).expect("parses");
+        assert_eq!(statements[1].body.to_string(), "SELECT 3");
+    }
+
+    #[test]
+    fn underscores_in_numbers_are_read() {
+        assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000");
+    }
+
+    #[test]
+    fn places_count_from_the_start_of_the_script() {
+        let error = parse_text("select 1;\n\nselect * frm t", &[]).expect_err("does not parse");
+        assert_eq!(error.span.map(|s| s.start), Some((3, 14)));
+        let error = parse_text("select 1;\nselect 'abc", &[]).expect_err("does not parse");
+        assert_eq!(error.span.map(|s| s.start.0), Some(2));
+        let error = parse_text("select 1 +", &[]).expect_err("does not parse");
+        assert_eq!(error.span.map(|s| s.start), Some((1, 11)));
+    }
+}

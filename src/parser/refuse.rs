@@ -1,0 +1,231 @@
+//! What would be ignored must not pass.
+//!
+//! Enters: a parsed statement. Leaves: the same, with a few spellings rewritten into ones that are
+//! planned (TABLESAMPLE, FETCH FIRST), or an error for a clause that DataFusion would drop in silence.
+//! Always holds: no clause that a user wrote is ignored.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement as Body};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Fetch, Ident, LimitClause, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind, TableSampleUnit, VisitMut, VisitorMut,
+    WildcardAdditionalOptions,
+};
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::chain;
+use crate::config::CHAIN_OPERANDS_LIMIT;
+use crate::error::{Error, Result, Span};
+
+/// Rewrites what can be planned, refuses what would be ignored.
+pub(super) fn check(body: &mut Body) -> Result<()> {
+    match body {
+        Body::Statement(sql) => walk(sql.as_mut()),
+        Body::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => walk(query.as_mut()),
+            CopyToSource::Relation(_) => Ok(()),
+        },
+        Body::Explain(explain) => check(explain.statement.as_mut()),
+        Body::CreateExternalTable(_) | Body::Reset(_) => Ok(()),
+    }
+}
+
+/// Turns a parser's words into ours where it stopped at something that we know.
+pub(super) fn explain(error: Error, parser: &mut Parser<'_>) -> Error {
+    let Token::Word(word) = parser.peek_token().token else { return error };
+    if word.value.eq_ignore_ascii_case("positional") {
+        let span = parser.peek_token().span;
+        return Error::sql("POSITIONAL JOIN is not supported")
+            .at(span)
+            .hint("number the rows of both sides with row_number() OVER () and join on the number");
+    }
+    error
+}
+
+fn walk(node: &mut impl VisitMut) -> Result<()> {
+    let mut pass = Pass { operands: 0 };
+    match node.visit(&mut pass) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+struct Pass {
+    operands: usize,
+}
+
+impl VisitorMut for Pass {
+    type Break = Error;
+
+    fn pre_visit_statement(&mut self, statement: &mut Sql) -> ControlFlow<Error> {
+        stop(match statement {
+            Sql::Merge { .. } => Some("MERGE"),
+            _ => None,
+        })
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if let Some(fetch) = query.fetch.take() {
+            limit(query, fetch)?;
+        }
+        stop(if !query.locks.is_empty() {
+            Some("FOR UPDATE and FOR SHARE")
+        } else if query.for_clause.is_some() {
+            Some("FOR XML, JSON and BROWSE")
+        } else if query.settings.is_some() {
+            Some("SETTINGS")
+        } else if query.format_clause.is_some() {
+            Some("FORMAT")
+        } else {
+            None
+        })
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        for item in &select.projection {
+            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
+                wildcard(options)?;
+            }
+            if let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::Expr(_), _) = item {
+                return stop(Some("an expression before .*"));
+            }
+        }
+        stop(if !select.connect_by.is_empty() {
+            Some("CONNECT BY")
+        } else if select.prewhere.is_some() {
+            Some("PREWHERE")
+        } else if select.value_table_mode.is_some() {
+            Some("SELECT AS STRUCT and AS VALUE")
+        } else if select.select_modifiers.is_some() {
+            Some("a modifier of SELECT")
+        } else if select.exclude.is_some() {
+            Some("EXCLUDE behind the columns")
+        } else {
+            None
+        })
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        let sample = match factor {
+            TableFactor::Table { sample, with_hints, partitions, json_path, index_hints, version, .. } => {
+                stop(if !with_hints.is_empty() {
+                    Some("a table hint")
+                } else if !partitions.is_empty() {
+                    Some("PARTITION of a table")
+                } else if json_path.is_some() {
+                    Some("a JSON path behind a table")
+                } else if !index_hints.is_empty() {
+                    Some("an index hint")
+                } else if version.is_some() {
+                    Some("FOR SYSTEM_TIME")
+                } else {
+                    None
+                })?;
+                sample.take()
+            }
+            TableFactor::Derived { sample, .. } => sample.take(),
+            _ => None,
+        };
+        match sample {
+            Some(TableSampleKind::BeforeTableAlias(sample) | TableSampleKind::AfterTableAlias(sample)) => {
+                rewrite_sample(factor, *sample)
+            }
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        self.operands += chain::balance(expr);
+        if self.operands > CHAIN_OPERANDS_LIMIT {
+            let error = Error::sql(format!("the statement has over {CHAIN_OPERANDS_LIMIT} terms joined by AND or OR"))
+                .hint("put the values into a file or a VALUES list and join with it, or use IN (…)");
+            return ControlFlow::Break(error);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn stop(what: Option<&str>) -> ControlFlow<Error> {
+    match what {
+        Some(what) => ControlFlow::Break(Error::sql(format!("{what} is not supported"))),
+        None => ControlFlow::Continue(()),
+    }
+}
+
+fn wildcard(options: &WildcardAdditionalOptions) -> ControlFlow<Error> {
+    let error = if options.opt_ilike.is_some() {
+        Error::sql("SELECT * ILIKE is not supported")
+            .hint("name the columns, or leave some out: SELECT * EXCLUDE (a, b)")
+    } else if options.opt_rename.is_some() {
+        Error::sql("SELECT * RENAME is not supported").hint("SELECT * EXCLUDE (a), a AS b")
+    } else {
+        return ControlFlow::Continue(());
+    };
+    ControlFlow::Break(error.at(Span::from(options.wildcard_token.0.span)))
+}
+
+/// `FETCH FIRST n ROWS ONLY` is LIMIT n.
+fn limit(query: &mut Query, fetch: Fetch) -> ControlFlow<Error> {
+    if fetch.with_ties || fetch.percent {
+        return stop(Some("FETCH … WITH TIES or PERCENT"));
+    }
+    let count = fetch
+        .quantity
+        .unwrap_or_else(|| Expr::value(datafusion::sql::sqlparser::ast::Value::Number("1".to_owned(), false)));
+    match &mut query.limit_clause {
+        Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(count),
+        Some(_) => return stop(Some("LIMIT together with FETCH")),
+        none => *none = Some(LimitClause::LimitOffset { limit: Some(count), offset: None, limit_by: Vec::new() }),
+    }
+    ControlFlow::Continue(())
+}
+
+/// `t TABLESAMPLE BERNOULLI (10)` becomes `(SELECT * FROM t WHERE random() * 100 < 10) AS t`.
+fn rewrite_sample(factor: &mut TableFactor, sample: TableSample) -> ControlFlow<Error> {
+    if sample.seed.is_some() {
+        return stop(Some("REPEATABLE (seed) of TABLESAMPLE"));
+    }
+    let (Some(quantity), None, None) = (sample.quantity, sample.bucket, sample.offset) else {
+        return stop(Some("this form of TABLESAMPLE"));
+    };
+    let tail = match quantity.unit {
+        Some(TableSampleUnit::Rows) => format!("ORDER BY random() LIMIT {}", quantity.value),
+        Some(TableSampleUnit::Percent) | None => format!("WHERE random() * 100 < ({})", quantity.value),
+    };
+    match sampled(factor, &tail) {
+        Ok(rewritten) => {
+            *factor = rewritten;
+            ControlFlow::Continue(())
+        }
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+fn sampled(factor: &TableFactor, tail: &str) -> Result<TableFactor> {
+    let mut inner = factor.clone();
+    let alias = match &mut inner {
+        TableFactor::Table { name, alias, .. } => {
+            let last = name.0.last().and_then(|part| part.as_ident()).cloned();
+            alias.take().or_else(|| last.map(plain_alias))
+        }
+        TableFactor::Derived { alias, .. } => alias.take(),
+        _ => None,
+    };
+    let text = format!("SELECT * FROM hole {tail}");
+    let mut parser = Parser::new(&super::FuseDialect)
+        .try_with_sql(&text)
+        .map_err(|e| Error::sql(format!("TABLESAMPLE cannot be read: {e}")))?;
+    let mut query = parser.parse_query().map_err(|e| Error::sql(format!("TABLESAMPLE cannot be read: {e}")))?;
+    if let SetExpr::Select(select) = query.body.as_mut()
+        && let Some(from) = select.from.first_mut()
+    {
+        from.relation = inner;
+    }
+    Ok(TableFactor::Derived { lateral: false, subquery: query, alias, sample: None })
+}
+
+fn plain_alias(name: Ident) -> TableAlias {
+    TableAlias { explicit: true, name, columns: Vec::new(), at: None }
+}

@@ -1,0 +1,194 @@
+//! From our spellings to DataFusion's.
+//!
+//! Enters: COPY and CREATE EXTERNAL TABLE as users write them: formats by ending (`.csv.gz`, `.tsv`,
+//! `.ndjson`), `OPTIONS ('mode' …)`. Leaves: the statement that DataFusion plans, and the [`Target`] of a
+//! COPY. Always holds: the ending and STORED AS agree, or STORED AS wins; our own options never reach
+//! DataFusion.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as Body};
+use datafusion::sql::sqlparser::ast::Value;
+
+use crate::config::CopyMode;
+use crate::error::{Error, Result};
+use crate::source::{DATA_ENDINGS, FileKind, Location};
+
+/// Where a COPY writes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// As the user wrote it.
+    pub text: String,
+    /// The local folder that is built as a whole, if the target is one that is new or is replaced.
+    pub new_folder: Option<PathBuf>,
+}
+
+/// Rewrites the statement for DataFusion; says where a COPY goes. `default` is `fuse.copy_mode`.
+pub fn prepare(body: &mut Body, default: CopyMode) -> Result<Option<Target>> {
+    match body {
+        Body::CopyTo(copy) => prepare_copy(copy, default).map(Some),
+        Body::CreateExternalTable(create) => prepare_create(create).map(|()| None),
+        Body::Explain(explain) => prepare(&mut explain.statement, default),
+        Body::Statement(_) | Body::Reset(_) => Ok(None),
+    }
+}
+
+fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target> {
+    let text = copy.target.clone();
+    let mode = match take_option(&mut copy.options, "mode") {
+        Some(word) => word.parse()?,
+        None => default,
+    };
+    set_format(copy)?;
+    let single = copy.options.iter().find(|(key, _)| key == "single_file_output").map(|(_, value)| value.to_string());
+    let existing_folder = Path::new(&copy.target).is_dir();
+    let has_ending = copy.target.rsplit('/').next().is_some_and(|name| name.contains('.'));
+    let folder = match single.as_deref() {
+        Some(value) if value.trim_matches('\'') == "true" => false,
+        Some(_) => true,
+        None => !copy.partitioned_by.is_empty() || copy.target.ends_with('/') || existing_folder || !has_ending,
+    };
+    if !folder {
+        return Ok(Target { text, new_folder: None });
+    }
+    if !copy.target.ends_with('/') {
+        copy.target.push('/');
+    }
+    let location = Location::parse(&copy.target)?;
+    let Some(path) = location.local_path() else {
+        if mode == CopyMode::Replace {
+            return Err(Error::sql("mode 'replace' cannot exchange a folder on an object store in one step")
+                .hint("write to a new prefix, or remove the old objects first and use 'append'"));
+        }
+        return Ok(Target { text, new_folder: None });
+    };
+    Ok(Target { new_folder: new_folder(&path, mode, &text)?, text })
+}
+
+/// The folder, if it is to be built as a whole; nothing if files are added to it.
+fn new_folder(path: &Path, mode: CopyMode, text: &str) -> Result<Option<PathBuf>> {
+    let strangers = foreign_files(path).map_err(|e| Error::io(path.display(), &e))?;
+    match (strangers, mode) {
+        (Contents::Nothing, _) => Ok(Some(path.to_owned())),
+        (_, CopyMode::Append) => Ok(None),
+        (Contents::Data, CopyMode::Replace) => Ok(Some(path.to_owned())),
+        (Contents::Other(name), CopyMode::Replace) => Err(Error::query(format!(
+            "'{text}' is not replaced: it holds '{}', which is not a data file",
+            name.display()
+        ))
+        .hint("move that file away, or write to another folder")),
+        (_, CopyMode::Error) => Err(Error::query(format!("the folder '{text}' is not empty"))
+            .hint("OPTIONS ('mode' 'replace') replaces it in one step, ('mode' 'append') adds files to it")),
+    }
+}
+
+enum Contents {
+    Nothing,
+    Data,
+    Other(PathBuf),
+}
+
+fn foreign_files(folder: &Path) -> std::io::Result<Contents> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::Nothing),
+        Err(error) => return Err(error),
+    };
+    let mut contents = Contents::Nothing;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() && !name.starts_with(".fuse-tmp-") {
+            match foreign_files(&entry.path())? {
+                Contents::Nothing => {}
+                Contents::Data => contents = Contents::Data,
+                other => return Ok(other),
+            }
+        } else if FileKind::of(&name).is_some() || name.starts_with('_') {
+            contents = Contents::Data;
+        } else if !name.starts_with('.') {
+            return Ok(Contents::Other(entry.path()));
+        }
+    }
+    Ok(contents)
+}
+
+/// STORED AS and the options that the ending of the target tells.
+fn set_format(copy: &mut CopyToStatement) -> Result<()> {
+    let kind = FileKind::of(&copy.target);
+    let name = match (&copy.stored_as, kind) {
+        (Some(name), _) => name.to_uppercase(),
+        (None, Some(kind)) => kind.ending.to_uppercase(),
+        (None, None) => {
+            return Err(Error::sql(format!("the format of '{}' is not known", copy.target))
+                .hint(format!("end it in .{}, or add STORED AS PARQUET", DATA_ENDINGS.join(", ."))));
+        }
+    };
+    let (format, delimiter) = format_name(&name);
+    if format == "AVRO" {
+        return Err(Error::sql("Avro can be read but not written").hint("write Parquet, Arrow, CSV or JSON"));
+    }
+    copy.stored_as = Some(format.to_owned());
+    if delimiter && !has_option(&copy.options, "delimiter") {
+        set_option(&mut copy.options, "format.delimiter", "\t");
+    }
+    if let Some(kind) = kind
+        && let Some(word) = kind.compression_word()
+        && matches!(format, "CSV" | "JSON")
+        && !has_option(&copy.options, "compression")
+    {
+        set_option(&mut copy.options, "format.compression", compression(word));
+    }
+    Ok(())
+}
+
+/// DataFusion's name for a format, and whether its fields are parted by tabs.
+fn format_name(name: &str) -> (&str, bool) {
+    match name {
+        "TSV" => ("CSV", true),
+        "NDJSON" | "JSONL" => ("JSON", false),
+        "FEATHER" => ("ARROW", false),
+        other => (other, false),
+    }
+}
+
+fn compression(word: &str) -> &'static str {
+    match word {
+        "gz" => "gzip",
+        "bz2" => "bzip2",
+        "xz" => "xz",
+        _ => "zstd",
+    }
+}
+
+fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
+    let (format, delimiter) = format_name(&create.file_type);
+    let format = format.to_owned();
+    if delimiter && !has_option(&create.options, "delimiter") {
+        set_option(&mut create.options, "format.delimiter", "\t");
+    }
+    create.file_type = format;
+    let kind = create.locations.first().and_then(|location| FileKind::of(location));
+    if let Some(word) = kind.and_then(|kind| kind.compression_word())
+        && matches!(create.file_type.as_str(), "CSV" | "JSON")
+        && !has_option(&create.options, "compression")
+    {
+        set_option(&mut create.options, "format.compression", compression(word));
+    }
+    Ok(())
+}
+
+fn has_option(options: &[(String, Value)], name: &str) -> bool {
+    options.iter().any(|(key, _)| key.eq_ignore_ascii_case(name) || key.eq_ignore_ascii_case(&format!("format.{name}")))
+}
+
+fn set_option(options: &mut Vec<(String, Value)>, key: &str, value: &str) {
+    options.push((key.to_owned(), Value::SingleQuotedString(value.to_owned())));
+}
+
+fn take_option(options: &mut Vec<(String, Value)>, name: &str) -> Option<String> {
+    let at = options.iter().position(|(key, _)| key.eq_ignore_ascii_case(name))?;
+    let (_, value) = options.remove(at);
+    Some(value.clone().into_string().unwrap_or_else(|| value.to_string()))
+}

@@ -1,0 +1,372 @@
+//! The one door: a statement enters, its outcome leaves.
+//!
+//! Enters: parsed statements, one at a time. Leaves: rows, or what was done. Always holds: what a statement
+//! writes shows when it has succeeded as a whole, and not before; a failed one leaves nothing.
+//!
+//! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
+//! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::datasource::MemTable;
+use datafusion::execution::disk_manager::DiskManagerBuilder;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as Body;
+use datafusion::sql::sqlparser::ast::Statement as Sql;
+use futures::StreamExt;
+
+use crate::catalog::{PathTables, explain_unknown_name};
+use crate::config::{self, Settings};
+use crate::durable::Writes;
+use crate::error::{Error, Result};
+use crate::parser::{self, Script, Statement};
+use crate::{planner, source};
+
+/// A session: the tables, views and settings that statements share.
+pub struct Session {
+    context: SessionContext,
+    paths: Arc<PathTables>,
+    writes: Writes,
+}
+
+/// What a statement gave.
+pub enum Outcome {
+    /// Rows to print.
+    Rows(Rows),
+    /// It wrote rows.
+    Written {
+        /// How many.
+        rows: u64,
+        /// Where to, as the statement says it.
+        target: String,
+    },
+    /// It changed the session.
+    Done,
+}
+
+/// The rows of a query, batch by batch.
+pub struct Rows {
+    schema: SchemaRef,
+    stream: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+}
+
+impl Rows {
+    /// Their columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// The next batch, or nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        match self.stream.next().await {
+            None => Ok(None),
+            Some(Ok(batch)) => Ok(Some(batch)),
+            Some(Err(error)) => Err(source::explain_scan_error(&self.plan, &self.task, Error::from(error)).await),
+        }
+    }
+
+    /// All of them.
+    pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+impl Session {
+    /// A session with these settings.
+    pub fn new(settings: Settings) -> Result<Self> {
+        let writes = Writes::default();
+        let memory = match settings.memory_limit.as_str() {
+            "" => config::default_memory_limit(),
+            text => config::parse_bytes(text)?,
+        };
+        let disk = match settings.temp_dir.as_str() {
+            "" => DiskManagerBuilder::default(),
+            folder => {
+                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+                DiskManagerBuilder::default().with_mode(
+                    datafusion::execution::disk_manager::DiskManagerMode::Directories(vec![PathBuf::from(folder)]),
+                )
+            }
+        };
+        // Listings are not cached: a file that appears is seen, one that is replaced is read anew.
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_limit(memory, 1.0)
+            .with_disk_manager_builder(disk)
+            .with_object_list_cache_limit(0)
+            .with_object_store_registry(Arc::new(source::Stores::new(writes.clone())))
+            .build_arc()?;
+        let mut config = config::session_config();
+        if settings.threads > 0 {
+            config = config.with_target_partitions(settings.threads);
+        }
+        config = config.with_option_extension(settings);
+        let mut state =
+            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+        source::register_formats(&mut state);
+        let paths = Arc::new(PathTables::default());
+        let tables = Arc::clone(&paths) as Arc<dyn UrlTableFactory>;
+        let catalogs = Arc::new(DynamicFileCatalog::new(Arc::clone(state.catalog_list()), tables));
+        state.register_catalog_list(catalogs);
+        let context = SessionContext::new_with_state(state);
+        let state = context.state_weak_ref();
+        paths.attach(move || state.upgrade().map(|state| state.read().clone()));
+        Ok(Self { context, paths, writes })
+    }
+
+    /// The current settings.
+    pub fn settings(&self) -> Settings {
+        config::settings(self.context.state().config().options())
+    }
+
+    /// DataFusion's context beneath.
+    pub fn context(&self) -> &SessionContext {
+        &self.context
+    }
+
+    /// Parses and runs a text of statements; gives the outcome of the last one.
+    pub async fn execute_text(&self, text: &str) -> Result<Outcome> {
+        let script = Script { name: "-c".to_owned(), text: text.to_owned() };
+        let mut outcome = Outcome::Done;
+        for statement in parser::parse(&script, &parser::Defines::new())? {
+            outcome = self.execute(statement).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Runs one statement. Rows are computed as they are taken; all else is done on return.
+    pub async fn execute(&self, statement: Statement) -> Result<Outcome> {
+        let outcome = self.try_execute(statement).await;
+        if outcome.is_err() {
+            self.abort().await;
+        }
+        outcome
+    }
+
+    /// Removes what an unfinished statement has staged.
+    pub async fn abort(&self) {
+        self.writes.abort().await;
+    }
+
+    async fn try_execute(&self, statement: Statement) -> Result<Outcome> {
+        let mut body = statement.body;
+        if let Some(query) = list_settings(&body) {
+            body = query?;
+        }
+        let target = planner::prepare(&mut body, self.settings().copy_mode.parse()?)?;
+        let plan = self.plan(body).await?;
+        if let LogicalPlan::Statement(change @ (PlanStatement::SetVariable(_) | PlanStatement::ResetVariable(_))) = plan
+        {
+            return self.change_setting(change).await;
+        }
+        if !is_write(&plan)? {
+            return self.run_plan(plan).await;
+        }
+        if let Some(folder) = target.as_ref().and_then(|target| target.new_folder.as_deref()) {
+            self.writes.begin_folder(folder)?;
+        }
+        let name = target.map_or_else(|| write_name(&plan), |target| target.text);
+        self.run_write(plan, name).await
+    }
+
+    /// Plans one statement and, where later ones need it, does what it does to the catalog; runs nothing.
+    pub async fn check(&self, statement: Statement) -> Result<()> {
+        let mut body = statement.body;
+        if let Some(query) = list_settings(&body) {
+            body = query?;
+        }
+        let target = planner::prepare(&mut body, config::CopyMode::Append)?;
+        let plan = self.plan(body).await?;
+        match plan {
+            LogicalPlan::Copy(copy) => {
+                self.physical(LogicalPlan::clone(&copy.input)).await?;
+                let schema = Arc::clone(copy.input.schema().inner());
+                if let Some(target) = target {
+                    self.paths.plan_file(&target.text, schema);
+                }
+            }
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) => {
+                let schema = Arc::clone(table.input.schema().inner());
+                self.physical(LogicalPlan::clone(&table.input)).await?;
+                let empty = MemTable::try_new(schema, vec![vec![]])?;
+                self.context.register_table(table.name, Arc::new(empty))?;
+            }
+            LogicalPlan::Ddl(_) => {
+                self.context.execute_logical_plan(plan).await?;
+            }
+            LogicalPlan::Statement(change @ (PlanStatement::SetVariable(_) | PlanStatement::ResetVariable(_))) => {
+                self.change_setting(change).await?;
+            }
+            LogicalPlan::Statement(_) => {
+                self.context.execute_logical_plan(plan).await?;
+            }
+            plan => {
+                self.physical(plan).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn plan(&self, body: Body) -> Result<LogicalPlan> {
+        let state = self.context.state();
+        let plan = state.statement_to_plan(body).await;
+        plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))
+    }
+
+    async fn physical(&self, plan: LogicalPlan) -> Result<(Arc<dyn ExecutionPlan>, SessionState)> {
+        let frame = self.context.execute_logical_plan(plan).await?;
+        let (state, plan) = frame.into_parts();
+        let plan = state.create_physical_plan(&plan).await;
+        let plan = plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))?;
+        Ok((plan, state))
+    }
+
+    async fn run_plan(&self, plan: LogicalPlan) -> Result<Outcome> {
+        if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(PlanStatement::Prepare(_) | PlanStatement::Deallocate(_)) =
+            plan
+        {
+            self.context.execute_logical_plan(plan).await?;
+            return Ok(Outcome::Done);
+        }
+        let (plan, state) = self.physical(plan).await?;
+        let task = state.task_ctx();
+        let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
+        Ok(Outcome::Rows(Rows { schema: plan.schema(), stream, plan, task }))
+    }
+
+    /// Runs a COPY, an INSERT, or an EXPLAIN ANALYZE of one to its end, then shows what it wrote.
+    async fn run_write(&self, plan: LogicalPlan, target: String) -> Result<Outcome> {
+        let explained = matches!(plan, LogicalPlan::Analyze(_));
+        let Outcome::Rows(rows) = self.run_plan(plan).await? else { return Ok(Outcome::Done) };
+        let (schema, physical, task) = (rows.schema(), Arc::clone(&rows.plan), Arc::clone(&rows.task));
+        let batches = rows.collect().await?;
+        self.writes.commit().await?;
+        if explained {
+            let stream = datafusion::physical_plan::memory::MemoryStream::try_new(batches, Arc::clone(&schema), None)?;
+            return Ok(Outcome::Rows(Rows { schema, stream: Box::pin(stream), plan: physical, task }));
+        }
+        let count = |batch: &RecordBatch| -> u64 {
+            let column = batch.column(0).as_any().downcast_ref::<UInt64Array>();
+            column.map_or(0, |counts| counts.iter().flatten().sum())
+        };
+        Ok(Outcome::Written { rows: batches.iter().map(count).sum(), target })
+    }
+
+    async fn change_setting(&self, change: PlanStatement) -> Result<Outcome> {
+        let name = match &change {
+            PlanStatement::SetVariable(set) => set.variable.to_lowercase(),
+            PlanStatement::ResetVariable(reset) => reset.variable.to_lowercase(),
+            _ => String::new(),
+        };
+        if name.starts_with("fuse.define.") {
+            return Ok(Outcome::Done);
+        }
+        if let PlanStatement::SetVariable(set) = &change {
+            validate(&name, &set.value)?;
+        }
+        let plan = LogicalPlan::Statement(change);
+        self.context.execute_logical_plan(plan).await.map_err(|e| explain_setting(&name, Error::from(e)))?;
+        let settings = self.settings();
+        match name.as_str() {
+            "fuse.threads" => {
+                let threads = if settings.threads == 0 { cores() } else { settings.threads };
+                self.set("datafusion.execution.target_partitions", threads.to_string()).await?;
+            }
+            "fuse.memory_limit" => {
+                let bytes = match settings.memory_limit.as_str() {
+                    "" => config::default_memory_limit(),
+                    text => config::parse_bytes(text)?,
+                };
+                self.set("datafusion.runtime.memory_limit", format!("{}K", bytes.div_ceil(1024))).await?;
+            }
+            "fuse.temp_dir" => {
+                let folder = match settings.temp_dir.as_str() {
+                    "" => std::env::temp_dir().display().to_string(),
+                    folder => folder.to_owned(),
+                };
+                self.set("datafusion.runtime.temp_directory", folder).await?;
+            }
+            _ => {}
+        }
+        Ok(Outcome::Done)
+    }
+
+    async fn set(&self, variable: &str, value: String) -> Result<()> {
+        let set = datafusion::logical_expr::SetVariable { variable: variable.to_owned(), value };
+        let plan = LogicalPlan::Statement(PlanStatement::SetVariable(set));
+        self.context.execute_logical_plan(plan).await?;
+        Ok(())
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Refuses a value that would be noticed only when it is used.
+fn validate(name: &str, value: &str) -> Result<()> {
+    match name {
+        "fuse.format" if !value.is_empty() => value.parse::<crate::format::Format>().map(drop),
+        "fuse.copy_mode" => value.parse::<config::CopyMode>().map(drop),
+        "fuse.memory_limit" | "fuse.function_bytes" if !value.is_empty() => config::parse_bytes(value).map(drop),
+        _ => Ok(()),
+    }
+    .map_err(|error| Error { kind: crate::error::Kind::Sql, ..error })
+}
+
+/// An unknown setting of ours gets the nearest one.
+fn explain_setting(name: &str, error: Error) -> Error {
+    let Some(short) = name.strip_prefix("fuse.") else { return error };
+    let known: Vec<String> = config::setting_names();
+    if known.iter().any(|known| known == short) {
+        return Error { kind: crate::error::Kind::Sql, ..error };
+    }
+    let error = Error::sql(format!("no setting named {name}"));
+    match crate::error::near_name(short, known.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean fuse.{near}?")),
+        None => error.hint("SHOW fuse lists the settings"),
+    }
+}
+
+/// `SHOW fuse` lists our settings, `SHOW ALL` every one; both with the sentence that explains them.
+fn list_settings(body: &Body) -> Option<Result<Body>> {
+    let Body::Statement(sql) = body else { return None };
+    let Sql::ShowVariable { variable } = sql.as_ref() else { return None };
+    let [name] = variable.as_slice() else { return None };
+    if !name.value.eq_ignore_ascii_case("fuse") {
+        return None;
+    }
+    let text = "SELECT name, value, description FROM information_schema.df_settings \
+                WHERE name LIKE 'fuse.%' ORDER BY name";
+    let script = Script { name: "SHOW fuse".to_owned(), text: text.to_owned() };
+    let parsed = parser::parse(&script, &parser::Defines::new());
+    Some(parsed.and_then(|mut all| Ok(all.pop().ok_or_else(|| Error::sql("SHOW what?"))?.body)))
+}
+
+/// True for a plan that writes when it runs.
+fn is_write(plan: &LogicalPlan) -> Result<bool> {
+    let runs = !matches!(plan, LogicalPlan::Explain(_));
+    Ok(runs && plan.exists(|node| Ok(matches!(node, LogicalPlan::Copy(_) | LogicalPlan::Dml(_))))?)
+}
+
+fn write_name(plan: &LogicalPlan) -> String {
+    match plan {
+        LogicalPlan::Dml(dml) => dml.table_name.table().to_owned(),
+        _ => String::new(),
+    }
+}

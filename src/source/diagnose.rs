@@ -1,0 +1,283 @@
+//! Where exactly bad text is.
+//!
+//! Enters: the error of a scan, and the plan that scanned. Leaves: the same error with file, line, column
+//! and text, and the option that helps. Always holds: this reads files only after something failed.
+//!
+//! A scan cuts large files at line ends and reads the pieces in parallel, so its line numbers count from
+//! a place that the user does not know. The files are read again from their starts, as raw records.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::config::CsvOptions;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use super::infer::display;
+use crate::error::{Error, Kind};
+
+/// How records are written in a CSV file.
+struct CsvShape {
+    delimiter: u8,
+    quote: u8,
+    escape: Option<u8>,
+    comment: Option<u8>,
+    has_header: bool,
+    compression: FileCompressionType,
+}
+
+impl CsvShape {
+    fn of_source(source: &CsvSource, compression: FileCompressionType) -> Self {
+        Self {
+            delimiter: source.delimiter(),
+            quote: source.quote(),
+            escape: source.escape(),
+            comment: source.comment(),
+            has_header: source.has_header(),
+            compression,
+        }
+    }
+
+    fn of_options(options: &CsvOptions) -> Self {
+        Self {
+            delimiter: options.delimiter,
+            quote: options.quote,
+            escape: options.escape,
+            comment: options.comment,
+            has_header: options.has_header.unwrap_or(true),
+            compression: options.compression.into(),
+        }
+    }
+
+    fn reader(&self, text: Box<dyn Read>) -> csv::Reader<Box<dyn Read>> {
+        csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(self.delimiter)
+            .quote(self.quote)
+            .escape(self.escape)
+            .comment(self.comment)
+            .from_reader(text)
+    }
+}
+
+/// What a record reader found wrong, as far as its message tells.
+enum Complaint {
+    /// This text of column `column` (from 0) is not of the type.
+    Value { text: String, kind: String, column: usize },
+    /// A record with more or fewer fields than the others.
+    Fields,
+    /// Bytes that are not UTF-8.
+    Utf8,
+}
+
+impl Complaint {
+    fn read(message: &str) -> Option<Self> {
+        if message.contains("invalid UTF-8") || message.contains("invalid utf-8") {
+            return Some(Self::Utf8);
+        }
+        if message.contains("incorrect number of fields") || message.contains("unequal lengths") {
+            return Some(Self::Fields);
+        }
+        let rest = message.split_once("Error while parsing value '")?.1;
+        let (text, rest) = rest.split_once("' as type '")?;
+        let (kind, rest) = rest.split_once("' for column ")?;
+        let column = rest.split(' ').next()?.parse().ok()?;
+        Some(Self::Value { text: text.to_owned(), kind: kind.to_owned(), column })
+    }
+}
+
+/// Adds file, line and column to the error of a running plan, if a text file caused it.
+pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext, error: Error) -> Error {
+    if error.kind != Kind::Query {
+        return error;
+    }
+    let mut scans = vec![Arc::clone(plan)];
+    while let Some(node) = scans.pop() {
+        scans.extend(node.children().into_iter().cloned());
+        let Some(scan) = node.downcast_ref::<DataSourceExec>() else { continue };
+        let found = if let Some((config, source)) = scan.downcast_to_file_source::<CsvSource>() {
+            let Some(complaint) = Complaint::read(&error.message) else { continue };
+            let shape = CsvShape::of_source(source, config.file_compression_type);
+            search_csv(config, source.table_schema().file_schema(), &shape, &complaint, context).await
+        } else if let Some((config, source)) = scan.downcast_to_file_source::<JsonSource>() {
+            search_json(config, source.table_schema().file_schema(), context).await
+        } else {
+            continue;
+        };
+        if let Some(found) = found {
+            return found;
+        }
+    }
+    error
+}
+
+/// Adds the line to an error that came up while columns were inferred.
+pub(super) async fn explain_csv_inference(
+    store: &dyn ObjectStore,
+    format: &Arc<dyn FileFormat>,
+    files: &[ObjectMeta],
+    error: Error,
+) -> Error {
+    let Some(csv) = (format.as_ref() as &dyn std::any::Any).downcast_ref::<CsvFormat>() else { return error };
+    let Some(complaint) = Complaint::read(&error.message) else { return error };
+    let shape = CsvShape::of_options(csv.options());
+    for file in files.iter().filter(|file| error.message.contains(&display(file))) {
+        let Ok(text) = open(store, file, shape.compression).await else { continue };
+        if let Some(found) = search_records(file, text, &shape, &complaint, None) {
+            return found;
+        }
+    }
+    error
+}
+
+async fn open(
+    store: &dyn ObjectStore,
+    file: &ObjectMeta,
+    compression: FileCompressionType,
+) -> crate::error::Result<Box<dyn Read>> {
+    if let object_store::GetResultPayload::File(file, _) = store.get(&file.location).await?.payload {
+        return Ok(Box::new(compression.convert_read(std::io::BufReader::new(file))?));
+    }
+    let bytes = store.get(&file.location).await?.bytes().await?;
+    Ok(Box::new(compression.convert_read(std::io::Cursor::new(bytes))?))
+}
+
+async fn search_csv(
+    config: &FileScanConfig,
+    schema: &SchemaRef,
+    shape: &CsvShape,
+    complaint: &Complaint,
+    context: &TaskContext,
+) -> Option<Error> {
+    let store = context.runtime_env().object_store(&config.object_store_url).ok()?;
+    for file in files_of(config) {
+        let text = open(store.as_ref(), &file, shape.compression).await.ok()?;
+        if let Some(found) = search_records(&file, text, shape, complaint, Some(schema)) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// Each file of a scan once, in order of names: a large file is scanned in several ranges.
+fn files_of(config: &FileScanConfig) -> Vec<ObjectMeta> {
+    let all = config.file_groups.iter().flat_map(|group| group.files());
+    let mut files: Vec<ObjectMeta> = all.map(|file| file.object_meta.clone()).collect();
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    files.dedup_by(|a, b| a.location == b.location);
+    files
+}
+
+fn search_records(
+    file: &ObjectMeta,
+    text: Box<dyn Read>,
+    shape: &CsvShape,
+    complaint: &Complaint,
+    schema: Option<&SchemaRef>,
+) -> Option<Error> {
+    let name = display(file);
+    let mut reader = shape.reader(text);
+    let mut record = csv::ByteRecord::new();
+    let mut header: Vec<String> = Vec::new();
+    let mut width = schema.map(|schema| schema.fields().len());
+    let mut first = true;
+    while reader.read_byte_record(&mut record).ok()? {
+        let line = record.position().map_or(0, csv::Position::line);
+        let is_header = std::mem::take(&mut first) && shape.has_header;
+        if is_header {
+            header = record.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        }
+        let width = *width.get_or_insert(record.len());
+        let column_name = |at: usize| match schema.and_then(|schema| schema.fields().get(at)) {
+            Some(field) => field.name().clone(),
+            None => header.get(at).cloned().unwrap_or_else(|| format!("{}", at + 1)),
+        };
+        match complaint {
+            Complaint::Fields if record.len() != width => {
+                let row = String::from_utf8_lossy(record.as_slice()).into_owned();
+                let row = if row.is_empty() { row } else { shown(&record, shape.delimiter) };
+                return Some(
+                    Error::query(format!("{name}, line {line}: {} fields, but the file has {width} columns", record.len()))
+                        .note(format!("the line is: {row}"))
+                        .hint("OPTIONS ('format.truncated_rows' 'true') fills missing fields with NULL; a delimiter in a field needs quotes"),
+                );
+            }
+            Complaint::Utf8 => {
+                if let Some(at) = record.iter().position(|field| std::str::from_utf8(field).is_err()) {
+                    let text = String::from_utf8_lossy(&record[at]).into_owned();
+                    return Some(
+                        Error::query(format!("{name}, line {line}, column {}: not UTF-8", column_name(at)))
+                            .note(format!("the text is: {}", clip(&text)))
+                            .hint("convert the file first, for example: iconv -f latin1 -t utf-8"),
+                    );
+                }
+            }
+            Complaint::Value { text, kind, column } if !is_header && record.get(*column) == Some(text.as_bytes()) => {
+                let column = column_name(*column);
+                return Some(
+                    Error::query(format!("{name}, line {line}, column {column}: '{}' is not of type {kind}", clip(text)))
+                        .note(format!("the first {} rows of each file decide the types", crate::config::SCHEMA_SAMPLE_ROWS))
+                        .hint(format!(
+                            "declare the type: CREATE EXTERNAL TABLE t ({column} VARCHAR, …) STORED AS CSV LOCATION '{name}'; \
+                             or read the text as NULL: OPTIONS ('format.null_regex' '^{}$')",
+                            clip(text)
+                        )),
+                );
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn shown(record: &csv::ByteRecord, delimiter: u8) -> String {
+    let fields: Vec<String> = record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
+    clip(&fields.join(&char::from(delimiter).to_string()))
+}
+
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Decodes line by line until one fails.
+async fn search_json(config: &FileScanConfig, schema: &SchemaRef, context: &TaskContext) -> Option<Error> {
+    let store = context.runtime_env().object_store(&config.object_store_url).ok()?;
+    for file in files_of(config) {
+        let text = open(store.as_ref(), &file, config.file_compression_type).await.ok()?;
+        let mut lines = std::io::BufReader::new(text);
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            if std::io::BufRead::read_until(&mut lines, b'\n', &mut line).ok()? == 0 {
+                break;
+            }
+            if let Some(error) = json_line_error(&line, schema) {
+                return Some(
+                    Error::query(format!("{}, line {number}: {error}", display(&file)))
+                        .note(format!("the line is: {}", clip(String::from_utf8_lossy(&line).trim_end())))
+                        .hint(
+                            "declare the columns: CREATE EXTERNAL TABLE t (a VARCHAR, …) STORED AS JSON LOCATION '…'",
+                        ),
+                );
+            }
+        }
+    }
+    None
+}
+
+fn json_line_error(line: &[u8], schema: &SchemaRef) -> Option<String> {
+    let mut decoder = arrow::json::ReaderBuilder::new(Arc::clone(schema)).build_decoder().ok()?;
+    let decoded = decoder.decode(line).and_then(|_| decoder.flush());
+    decoded.err().map(|error| Error::from(error).message)
+}

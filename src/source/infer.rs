@@ -1,0 +1,210 @@
+//! The columns of a set of files.
+//!
+//! Enters: files of one format. Leaves: their columns, matched by name and widened where files differ,
+//! and the hive partition columns in their paths. Always holds: a column that two files cannot agree on
+//! is an error that names both files; nothing is matched by position between files whose headers differ.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::catalog::Session;
+use datafusion::datasource::file_format::FileFormat;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{ObjectMeta, ObjectStore};
+
+use super::Location;
+use crate::error::{Error, Result};
+
+/// Files that share their columns.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) schema: SchemaRef,
+    pub(super) files: Vec<ObjectMeta>,
+}
+
+/// The columns of each file.
+pub(super) async fn schemas(
+    state: &dyn Session,
+    store: &Arc<dyn ObjectStore>,
+    format: &Arc<dyn FileFormat>,
+    files: &[ObjectMeta],
+) -> Result<Vec<SchemaRef>> {
+    let one = |file: ObjectMeta| async move {
+        let schema = format.infer_schema(state, store, std::slice::from_ref(&file)).await;
+        schema.map_err(|e| unreadable(&file, Error::from(e)))
+    };
+    stream::iter(files.iter().cloned()).map(one).buffered(16).try_collect().await
+}
+
+fn unreadable(file: &ObjectMeta, mut error: Error) -> Error {
+    let name = display(file);
+    if !error.message.contains(&name) {
+        error.message = format!("cannot read {name}: {}", error.message);
+    }
+    error.kind = crate::error::Kind::Query;
+    error
+}
+
+/// A file's path as errors print it: relative to the working folder where it lies below it.
+pub(super) fn display(file: &ObjectMeta) -> String {
+    let path = format!("/{}", file.location);
+    match std::env::current_dir()
+        .ok()
+        .and_then(|cwd| path.strip_prefix(&format!("{}/", cwd.display())).map(str::to_owned))
+    {
+        Some(relative) => relative,
+        None => path,
+    }
+}
+
+/// The columns of all files together, by name; a file lacks a column: NULL.
+pub(super) fn union(files: &[ObjectMeta], schemas: &[SchemaRef], textual: bool) -> Result<SchemaRef> {
+    let mut fields: Vec<(Field, usize)> = Vec::new();
+    let mut position: HashMap<String, usize> = HashMap::new();
+    for (at, schema) in schemas.iter().enumerate() {
+        for field in schema.fields() {
+            let Some(&known) = position.get(field.name()) else {
+                position.insert(field.name().clone(), fields.len());
+                fields.push((field.as_ref().clone().with_nullable(true), at));
+                continue;
+            };
+            let (first, origin) = &mut fields[known];
+            let Some(wider) = widen(first.data_type(), field.data_type(), textual) else {
+                return Err(Error::query(format!(
+                    "column {} is {} in {} but {} in {}",
+                    field.name(),
+                    first.data_type(),
+                    display(&files[*origin]),
+                    field.data_type(),
+                    display(&files[at]),
+                ))
+                .hint("read the files as two tables and CAST the column in one of them, or name it in CREATE EXTERNAL TABLE"));
+            };
+            *first = first.clone().with_data_type(wider);
+        }
+    }
+    Ok(Arc::new(Schema::new(fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>())))
+}
+
+/// Files by their header: those whose columns have the same names in the same order are one group.
+pub(super) fn groups(files: Vec<ObjectMeta>, schemas: Vec<SchemaRef>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (file, schema) in files.into_iter().zip(schemas) {
+        let same = |group: &Group| {
+            let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+            names(&group.schema) == names(&schema)
+        };
+        match groups.iter_mut().find(|group| same(group)) {
+            Some(group) => group.files.push(file),
+            None => groups.push(Group { schema, files: vec![file] }),
+        }
+    }
+    groups
+}
+
+/// The type that holds the values of both; in a text format, text holds all.
+fn widen(a: &DataType, b: &DataType, textual: bool) -> Option<DataType> {
+    use DataType::*;
+    if a == b {
+        return Some(a.clone());
+    }
+    let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
+    match (a, b) {
+        (Null, other) | (other, Null) => Some(other.clone()),
+        _ if a.is_integer() && b.is_integer() => Some(wider_integer(a, b)),
+        _ if a.is_numeric() && b.is_numeric() && (a.is_floating() || b.is_floating()) => Some(Float64),
+        (Date32, Timestamp(unit, zone)) | (Timestamp(unit, zone), Date32) => Some(Timestamp(*unit, zone.clone())),
+        (Timestamp(_, zone), Timestamp(_, other)) if zone == other => {
+            Some(Timestamp(TimeUnit::Nanosecond, zone.clone()))
+        }
+        (Struct(left), Struct(right)) => widen_struct(left, right, textual),
+        (List(left), List(right)) => {
+            let item = widen(left.data_type(), right.data_type(), textual)?;
+            Some(List(Arc::new(left.as_ref().clone().with_data_type(item).with_nullable(true))))
+        }
+        _ if text(a) && text(b) => Some(Utf8View),
+        _ if textual && !a.is_nested() && !b.is_nested() => Some(Utf8),
+        _ => None,
+    }
+}
+
+fn wider_integer(a: &DataType, b: &DataType) -> DataType {
+    let wider = if a.primitive_width() >= b.primitive_width() { a } else { b };
+    if a.is_signed_integer() == b.is_signed_integer() { wider.clone() } else { DataType::Int64 }
+}
+
+fn widen_struct(left: &arrow::datatypes::Fields, right: &arrow::datatypes::Fields, textual: bool) -> Option<DataType> {
+    let mut fields: Vec<Field> = left.iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    for field in right {
+        match fields.iter_mut().find(|known| known.name() == field.name()) {
+            Some(known) => {
+                let wider = widen(known.data_type(), field.data_type(), textual)?;
+                *known = known.clone().with_data_type(wider);
+            }
+            None => fields.push(field.as_ref().clone().with_nullable(true)),
+        }
+    }
+    Some(DataType::Struct(fields.into()))
+}
+
+/// The hive partition columns in the paths below a location: `year=2024/month=01/x.parquet`.
+pub(super) fn partitions(location: &Location, files: &[ObjectMeta]) -> Result<Vec<(String, DataType)>> {
+    let mut columns: Option<Vec<(String, DataType)>> = None;
+    for file in files {
+        let parts: Vec<&str> = location.url.strip_prefix(&file.location).map(Iterator::collect).unwrap_or_default();
+        let folders = &parts[..parts.len().saturating_sub(1)];
+        let pairs: Vec<(&str, &str)> = folders.iter().filter_map(|part| part.split_once('=')).collect();
+        match &mut columns {
+            None => columns = Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), value_type(value))).collect()),
+            Some(known) => {
+                if known.len() != pairs.len() || known.iter().zip(&pairs).any(|((name, _), (key, _))| name != key) {
+                    let first = files.first().map(display).unwrap_or_default();
+                    return Err(Error::query(format!("the partition folders of {first} and {} differ", display(file)))
+                        .hint("files of one table lie below the same key=value folders"));
+                }
+                for ((_, known), (_, value)) in known.iter_mut().zip(&pairs) {
+                    if *known != value_type(value) {
+                        *known = DataType::Utf8;
+                    }
+                }
+            }
+        }
+    }
+    Ok(columns.unwrap_or_default())
+}
+
+/// Whole numbers and dates are typed; `01` is a number, since months are written so; all else is text.
+fn value_type(value: &str) -> DataType {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    if !digits.is_empty() && digits.len() <= 18 && digits.bytes().all(|b| b.is_ascii_digit()) {
+        DataType::Int64
+    } else if value.len() == 10 && chrono::NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok() {
+        DataType::Date32
+    } else {
+        DataType::Utf8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_widen_without_loss_or_not_at_all() {
+        use DataType::*;
+        assert_eq!(widen(&Int32, &Int64, false), Some(Int64));
+        assert_eq!(widen(&Int64, &Float64, false), Some(Float64));
+        assert_eq!(widen(&Null, &Utf8, false), Some(Utf8));
+        assert_eq!(widen(&Int64, &Utf8, false), None);
+        assert_eq!(widen(&Int64, &Utf8, true), Some(Utf8));
+    }
+
+    #[test]
+    fn partition_values_are_typed() {
+        assert_eq!(value_type("2024"), DataType::Int64);
+        assert_eq!(value_type("2024-01-31"), DataType::Date32);
+        assert_eq!(value_type("2024-01"), DataType::Utf8);
+        assert_eq!(value_type("__HIVE_DEFAULT_PARTITION__"), DataType::Utf8);
+    }
+}

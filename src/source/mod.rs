@@ -1,0 +1,15 @@
+//! Where rows come from.
+//!
+//! Enters: a path, URL or glob that a statement names. Leaves: a table over the files behind it.
+//! Always holds: what is not there, or cannot be read, is an error that names the file.
+
+mod diagnose;
+mod infer;
+mod location;
+mod stores;
+mod table;
+
+pub use diagnose::explain_scan_error;
+pub use location::{DATA_ENDINGS, FileKind, Location};
+pub use stores::Stores;
+pub use table::{FileTableFactory, register_formats, table_for_path};

@@ -1,0 +1,333 @@
+//! Tables over files.
+//!
+//! Enters: `FROM 'path'` or CREATE EXTERNAL TABLE. Leaves: DataFusion's ListingTable over the files, or
+//! a union of several where CSV headers differ. Always holds: the format is known from the ending or
+//! from STORED AS; columns match by name; partition columns are typed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::listing_table_factory::ListingTableFactory;
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, col, lit};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+
+use super::infer::{self, Group};
+use super::{DATA_ENDINGS, FileKind, Location, diagnose};
+use crate::config::SCHEMA_SAMPLE_ROWS;
+use crate::error::{Error, Result};
+
+/// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
+const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
+
+/// Makes `STORED AS` of every file format ours.
+pub fn register_formats(state: &mut SessionState) {
+    for format in FORMATS {
+        state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
+    }
+}
+
+/// The table that `FROM 'path'` means, or nothing if `text` is no path.
+pub async fn table_for_path(state: &SessionState, text: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    if !Location::looks_like_one(text) {
+        return Ok(None);
+    }
+    let location = Location::parse(text)?;
+    let store = state.runtime_env().object_store(&location.url)?;
+    let listed = location.files(state).await?;
+    let (kind, suffix, files) = data_files(&location, listed, store.as_ref()).await?;
+    let options = format_options(&kind, store.as_ref(), &files).await?;
+    let format = create_format(state, kind.format(), &options)?;
+    let found = Found::look(state, &store, location, format, files).await?;
+    if let [group] = found.groups.as_slice() {
+        return Ok(Some(found.listing(state, Arc::clone(&group.schema), &suffix)?));
+    }
+    Ok(Some(found.union(state)?))
+}
+
+/// The data files among those listed, their one format and the ending that selects them again.
+async fn data_files(
+    location: &Location,
+    listed: Vec<ObjectMeta>,
+    store: &dyn ObjectStore,
+) -> Result<(FileKind, String, Vec<ObjectMeta>)> {
+    let single = listed.len() == 1 && listed[0].location == *location.url.prefix();
+    let mut files: Vec<(FileKind, ObjectMeta)> =
+        listed.iter().filter_map(|file| Some((FileKind::of(file.location.as_ref())?, file.clone()))).collect();
+    let Some((kind, first)) = files.first().cloned() else {
+        if listed.is_empty() || !single {
+            return Err(location.missing(store).await);
+        }
+        return Err(Error::query(format!("the ending of '{}' does not tell its format", location.text)).hint(format!(
+            "known endings are .{}; or name the format: CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{}'",
+            DATA_ENDINGS.join(", ."),
+            location.text
+        )));
+    };
+    if let Some((other, _)) = files.iter().find(|(other, _)| *other != kind) {
+        let (a, b) = (kind.suffix(), other.suffix());
+        return Err(Error::query(format!("'{}' holds both {a} and {b} files", location.text))
+            .hint(format!("choose with a glob: '{}/*{a}'", location.text.trim_end_matches('/'))));
+    }
+    let suffix = first.location.as_ref()[first.location.as_ref().len() - kind.suffix().len()..].to_owned();
+    files.retain(|(_, file)| file.size > 0 && file.location.as_ref().ends_with(&suffix));
+    if files.is_empty() {
+        return Err(Error::query(format!("'{}' is empty: it has no header and no rows", location.text)));
+    }
+    Ok((kind, suffix, files.into_iter().map(|(_, file)| file).collect()))
+}
+
+/// What the ending, and for JSON the first byte, say of how to read the files.
+async fn format_options(
+    kind: &FileKind,
+    store: &dyn ObjectStore,
+    files: &[ObjectMeta],
+) -> Result<HashMap<String, String>> {
+    let mut options = HashMap::new();
+    if let Some(word) = kind.compression_word() {
+        options.insert("format.compression".to_owned(), compression_name(word).to_owned());
+    }
+    if kind.format() == "CSV" {
+        options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
+    }
+    if kind.ending == "tsv" {
+        options.insert("format.delimiter".to_owned(), "\t".to_owned());
+    }
+    if kind.ending == "json" && kind.compression_word().is_none() && starts_with_bracket(store, files).await? {
+        options.insert("format.newline_delimited".to_owned(), "false".to_owned());
+    }
+    Ok(options)
+}
+
+fn compression_name(word: &str) -> &'static str {
+    match word {
+        "gz" => "gzip",
+        "bz2" => "bzip2",
+        "xz" => "xz",
+        _ => "zstd",
+    }
+}
+
+/// True for a JSON file that is one array and not a row per line.
+async fn starts_with_bracket(store: &dyn ObjectStore, files: &[ObjectMeta]) -> Result<bool> {
+    let Some(file) = files.first() else { return Ok(false) };
+    let start = GetOptions { range: Some(GetRange::Bounded(0..file.size.min(256))), ..Default::default() };
+    let bytes = store.get_opts(&file.location, start).await?.bytes().await?;
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    Ok(text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['))
+}
+
+fn create_format(state: &SessionState, name: &str, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+    let factory = state.get_file_format_factory(name).ok_or_else(|| {
+        Error::sql(format!("STORED AS {name} is not known")).hint(format!("known are {}", FORMATS.join(", ")))
+    })?;
+    Ok(factory.create(state, options)?)
+}
+
+/// Files that were found and what is in them.
+struct Found {
+    location: Location,
+    format: Arc<dyn FileFormat>,
+    partitions: Vec<(String, DataType)>,
+    /// One group, unless the headers of CSV files differ.
+    groups: Vec<Group>,
+    /// The columns of all, by name.
+    schema: SchemaRef,
+}
+
+impl Found {
+    async fn look(
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        location: Location,
+        format: Arc<dyn FileFormat>,
+        files: Vec<ObjectMeta>,
+    ) -> Result<Self> {
+        let csv = format.get_ext() == "csv";
+        let schemas = match infer::schemas(state, store, &format, &files).await {
+            Ok(schemas) => schemas,
+            Err(error) if csv => {
+                return Err(diagnose::explain_csv_inference(store.as_ref(), &format, &files, error).await);
+            }
+            Err(error) => return Err(error),
+        };
+        let partitions = infer::partitions(&location, &files)?;
+        let same = schemas.windows(2).all(|pair| pair[0] == pair[1]);
+        let schema = if same { Arc::clone(&schemas[0]) } else { infer::union(&files, &schemas, csv)? };
+        if schema.fields().is_empty() {
+            return Err(Error::query(format!("no columns found in '{}'", location.text)));
+        }
+        if let Some((name, _)) = partitions.iter().find(|(name, _)| schema.column_with_name(name).is_some()) {
+            return Err(Error::query(format!(
+                "column {name} of '{}' is in the files and in their paths",
+                location.text
+            ))
+            .hint("read the files without their folders, by a glob, or write them without that column"));
+        }
+        let mut groups =
+            if csv { infer::groups(files, schemas) } else { vec![Group { schema: Arc::clone(&schema), files }] };
+        if let [group] = groups.as_mut_slice() {
+            group.schema = Arc::clone(&schema);
+        } else if !partitions.is_empty() {
+            return Err(Error::query(format!("the CSV files below '{}' have different headers", location.text))
+                .hint("files in partition folders need the same columns in the same order"));
+        }
+        Ok(Self { location, format, partitions, groups, schema })
+    }
+
+    /// One table over all files.
+    fn listing(&self, state: &SessionState, schema: SchemaRef, suffix: &str) -> Result<Arc<dyn TableProvider>> {
+        let single = !self.location.url.is_collection() && self.location.url.get_glob().is_none();
+        let options = ListingOptions::new(Arc::clone(&self.format))
+            .with_file_extension(if single { "" } else { suffix })
+            .with_table_partition_cols(self.partitions.clone());
+        table(state, vec![self.location.url.clone()], options, schema)
+    }
+
+    /// A table for each header, all united by name.
+    fn union(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
+        let mut all: Option<LogicalPlanBuilder> = None;
+        for group in &self.groups {
+            let root = self.location.url.object_store();
+            let urls = group.files.iter().map(|file| {
+                let url = format!("{}{}", root.as_str(), percent_path(&file.location));
+                Ok(ListingTableUrl::parse(url)?)
+            });
+            let options = ListingOptions::new(Arc::clone(&self.format)).with_file_extension("");
+            let types: Vec<Field> = group
+                .schema
+                .fields()
+                .iter()
+                .map(|field| self.schema.field_with_name(field.name()).cloned())
+                .collect::<Result<_, _>>()?;
+            let part = table(state, urls.collect::<Result<_>>()?, options, Arc::new(Schema::new(types)))?;
+            let columns = self.schema.fields().iter().map(|field| match group.schema.column_with_name(field.name()) {
+                Some(_) => Ok(col(datafusion::common::Column::from_name(field.name()))),
+                None => Ok(cast(lit(ScalarValue::Null), field.data_type().clone()).alias(field.name())),
+            });
+            let plan = LogicalPlanBuilder::scan("files", provider_as_source(part), None)?
+                .project(columns.collect::<Result<Vec<_>>>()?)?;
+            all = Some(match all {
+                Some(before) => before.union(plan.build()?)?,
+                None => plan,
+            });
+        }
+        let all = all.ok_or_else(|| Error::query("no files"))?;
+        Ok(Arc::new(ViewTable::new(all.build()?, None)))
+    }
+}
+
+/// A store's path as a URL writes it.
+fn percent_path(path: &object_store::path::Path) -> String {
+    let mut url = url::Url::parse("file:///").ok();
+    if let Some(url) = &mut url {
+        url.set_path(path.as_ref());
+        return url.path().trim_start_matches('/').to_owned();
+    }
+    path.to_string()
+}
+
+fn table(
+    state: &SessionState,
+    urls: Vec<ListingTableUrl>,
+    options: ListingOptions,
+    schema: SchemaRef,
+) -> Result<Arc<dyn TableProvider>> {
+    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options).with_schema(schema);
+    let cache = state.runtime_env().cache_manager.get_file_statistic_cache();
+    Ok(Arc::new(ListingTable::try_new(config)?.with_cache(cache)))
+}
+
+/// CREATE EXTERNAL TABLE over files: DataFusion's own factory, given columns that fuse has inferred.
+#[derive(Debug, Default)]
+pub struct FileTableFactory {
+    inner: ListingTableFactory,
+}
+
+#[async_trait]
+impl TableProviderFactory for FileTableFactory {
+    async fn create(&self, state: &dyn Session, cmd: &CreateExternalTable) -> DfResult<Arc<dyn TableProvider>> {
+        let Some(session) = state.as_any().downcast_ref::<SessionState>() else {
+            return self.inner.create(state, cmd).await;
+        };
+        let mut cmd = cmd.clone();
+        if let Some(ready) = prepare(session, &mut cmd).await? {
+            return Ok(ready);
+        }
+        self.inner.create(state, &cmd).await
+    }
+}
+
+/// Fills in the columns, and the glob that keeps other files out; or gives the finished table.
+async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<Option<Arc<dyn TableProvider>>> {
+    if cmd.file_type == "CSV" && !cmd.options.contains_key("format.schema_infer_max_rec") {
+        cmd.options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
+    }
+    let format = create_format(state, &cmd.file_type, &cmd.options)?;
+    let declared = !cmd.schema.fields().is_empty();
+    let mut inferred: Option<SchemaRef> = None;
+    for text in &mut cmd.locations {
+        let location = Location::parse(text)?;
+        let folder = location.url.is_collection() && location.url.get_glob().is_none();
+        let store = state.runtime_env().object_store(&location.url)?;
+        let mut files = location.files(state).await?;
+        if files.is_empty() && !(declared && folder) {
+            return Err(location.missing(store.as_ref()).await);
+        }
+        if folder {
+            let suffix = suffix_of(&format);
+            if files.is_empty() || files.iter().any(|file| file.location.as_ref().ends_with(&suffix)) {
+                files.retain(|file| file.location.as_ref().ends_with(&suffix));
+                text.push_str(if text.ends_with('/') { "*" } else { "/*" });
+                text.push_str(&suffix);
+            }
+        }
+        if declared {
+            continue;
+        }
+        files.retain(|file| file.size > 0);
+        if files.is_empty() {
+            return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
+        }
+        let found = Found::look(state, &store, location, Arc::clone(&format), files).await?;
+        if found.groups.len() > 1 {
+            return Ok(Some(found.union(state)?));
+        }
+        let schema = found.with_partitions(&mut cmd.table_partition_cols);
+        if inferred.as_ref().is_some_and(|known| *known != schema) {
+            return Err(Error::query(format!("'{text}' has other columns than the locations before it"))
+                .hint("make a table of each and unite them: SELECT * FROM a UNION ALL BY NAME SELECT * FROM b"));
+        }
+        inferred = Some(schema);
+    }
+    if let Some(schema) = inferred {
+        cmd.schema = Arc::new(DFSchema::try_from(schema)?);
+    }
+    Ok(None)
+}
+
+impl Found {
+    /// The columns of the files and, behind them, those of their paths.
+    fn with_partitions(&self, names: &mut Vec<String>) -> SchemaRef {
+        let mut fields: Vec<Arc<Field>> = self.schema.fields().iter().cloned().collect();
+        fields.extend(self.partitions.iter().map(|(name, kind)| Arc::new(Field::new(name, kind.clone(), true))));
+        if names.is_empty() {
+            names.extend(self.partitions.iter().map(|(name, _)| name.clone()));
+        }
+        Arc::new(Schema::new(fields))
+    }
+}
+
+/// The ending that a format gives to the files it writes.
+fn suffix_of(format: &Arc<dyn FileFormat>) -> String {
+    let with_compression = format.compression_type().and_then(|kind| format.get_ext_with_compression(&kind).ok());
+    let ending = with_compression.unwrap_or_else(|| format.get_ext());
+    format!(".{}", ending.trim_start_matches('.'))
+}

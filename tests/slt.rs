@@ -1,0 +1,281 @@
+//! Files of the sqllogictest format, run through [`fuse::session::Session`].
+//!
+//! Enters: `tests/slt/**/*.slt`, and the folder that `FUSE_SLT_DIR` names. Leaves: `N passed, M failed,
+//! K skipped`, with file and line of each failure. Always holds: records are counted, each file has a new
+//! session and a working folder of its own; EXPLAIN goldens of other engines are skipped, and an expected
+//! error is any error, since the words of errors are ours.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
+use datafusion::arrow;
+use fuse::config::Settings;
+use fuse::error::Error;
+use fuse::session::{Outcome, Session};
+use sqllogictest::{
+    AsyncDB, DBOutput, DefaultColumnType, ExpectedError, QueryExpect, Record, Runner, StatementExpect, TestError,
+};
+
+/// How failed records are listed before the rest is only counted, for each file.
+const SHOWN_PER_FILE: usize = 30;
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+#[test]
+fn own_files_pass() {
+    let tally = run_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt"));
+    assert!(tally.passed > 0 && tally.failed == 0, "{tally:?}");
+}
+
+#[test]
+fn files_of_fuse_slt_dir_pass() {
+    let Some(folder) = std::env::var_os("FUSE_SLT_DIR") else { return };
+    let tally = run_folder(Path::new(&folder));
+    assert!(tally.passed > 0 && tally.failed == 0, "{tally:?}");
+}
+
+/// Runs every file below a folder and prints the sum.
+fn run_folder(folder: &Path) -> Tally {
+    let mut tally = Tally::default();
+    for file in files_below(folder) {
+        let (one, report) = run_file_on_deep_stack(file.clone());
+        tally.passed += one.passed;
+        tally.failed += one.failed;
+        tally.skipped += one.skipped;
+        print(&report);
+    }
+    print(&format!("{} passed, {} failed, {} skipped\n", tally.passed, tally.failed, tally.skipped));
+    tally
+}
+
+/// Past the test harness, which would hold it back.
+fn print(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    for entry in entries {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else if path.extension().is_some_and(|ending| ending == "slt") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The program plans on a deep stack too.
+fn run_file_on_deep_stack(file: PathBuf) -> (Tally, String) {
+    let thread = std::thread::Builder::new().stack_size(fuse::config::PLANNER_STACK_BYTES);
+    let run = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(run_file(&file))
+    });
+    run.expect("a thread").join().unwrap_or_else(|_| (Tally { failed: 1, ..Tally::default() }, "panic\n".to_owned()))
+}
+
+async fn run_file(file: &Path) -> (Tally, String) {
+    let mut tally = Tally::default();
+    let mut report = String::new();
+    let records = match sqllogictest::parse_file::<DefaultColumnType>(file) {
+        Ok(records) => records,
+        Err(error) => {
+            tally.failed += 1;
+            return (tally, format!("{}: {error}\n", file.display()));
+        }
+    };
+    let mut runner = Runner::new(|| async { Engine::new() });
+    for record in records {
+        let counts = matches!(record, Record::Statement { .. } | Record::Query { .. });
+        if is_explain(&record) {
+            tally.skipped += 1;
+            continue;
+        }
+        if matches!(record, Record::Halt { .. }) {
+            break;
+        }
+        match runner.run_async(any_error(record)).await {
+            Ok(sqllogictest::RecordOutput::Nothing) if counts => tally.skipped += 1,
+            Ok(_) => tally.passed += usize::from(counts),
+            Err(error) => {
+                tally.failed += 1;
+                if tally.failed <= SHOWN_PER_FILE {
+                    let _ = writeln!(report, "{}", summary(&error));
+                }
+            }
+        }
+    }
+    (tally, report)
+}
+
+/// File, line and the first lines of what is wrong.
+fn summary(error: &TestError) -> String {
+    let text = error.display(false).to_string();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(12).collect();
+    format!("FAILED {}: {}", error.location(), lines.join("\n    "))
+}
+
+fn is_explain(record: &Record<DefaultColumnType>) -> bool {
+    match record {
+        Record::Statement { sql, .. } | Record::Query { sql, .. } => {
+            sql.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("explain"))
+        }
+        _ => false,
+    }
+}
+
+/// The record with its expected error, if any, without the words of another engine.
+fn any_error(mut record: Record<DefaultColumnType>) -> Record<DefaultColumnType> {
+    match &mut record {
+        Record::Statement { expected: StatementExpect::Error(error), .. }
+        | Record::Query { expected: QueryExpect::Error(error), .. } => *error = ExpectedError::Empty,
+        _ => {}
+    }
+    record
+}
+
+struct Engine(Session);
+
+impl Engine {
+    fn new() -> Result<Self, Error> {
+        // As DataFusion's own runner: four partitions, and COPY adds to a folder.
+        let mut settings = Settings::default();
+        settings.threads = 4;
+        settings.copy_mode = "append".to_owned();
+        Ok(Self(Session::new(settings)?))
+    }
+}
+
+#[async_trait::async_trait]
+impl AsyncDB for Engine {
+    type Error = Error;
+    type ColumnType = DefaultColumnType;
+
+    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
+        match self.0.execute_text(sql).await? {
+            Outcome::Done => Ok(DBOutput::StatementComplete(0)),
+            Outcome::Written { rows, .. } => {
+                Ok(DBOutput::Rows { types: vec![DefaultColumnType::Integer], rows: vec![vec![rows.to_string()]] })
+            }
+            Outcome::Rows(rows) => {
+                let types = rows.schema().fields().iter().map(|field| column_type(field.data_type())).collect();
+                let mut output = Vec::new();
+                for batch in rows.collect().await? {
+                    for row in 0..batch.num_rows() {
+                        output.push(batch.columns().iter().map(|column| cell(column, row)).collect());
+                    }
+                }
+                Ok(DBOutput::Rows { types, rows: output })
+            }
+        }
+    }
+
+    async fn shutdown(&mut self) {}
+
+    fn engine_name(&self) -> &str {
+        "datafusion"
+    }
+
+    async fn sleep(duration: std::time::Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+fn column_type(kind: &DataType) -> DefaultColumnType {
+    if kind.is_integer() {
+        DefaultColumnType::Integer
+    } else if kind.is_numeric() {
+        DefaultColumnType::FloatingPoint
+    } else {
+        DefaultColumnType::Text
+    }
+}
+
+/// A value as the format writes it: an empty text is `(empty)`, floats and decimals have at most twelve
+/// digits behind the point and no zeros at their end.
+fn cell(column: &ArrayRef, row: usize) -> String {
+    if column.is_null(row) {
+        return "NULL".to_owned();
+    }
+    match column.data_type() {
+        DataType::Float16 => float(f64::from(column.as_primitive::<Float16Type>().value(row)), None),
+        DataType::Float32 => {
+            let value = column.as_primitive::<Float32Type>().value(row);
+            float(f64::from(value), Some(value.to_string()))
+        }
+        DataType::Float64 => float(column.as_primitive::<Float64Type>().value(row), None),
+        kind => {
+            let text = display(column, row);
+            if kind.is_decimal() { rounded(&text) } else { plain(&text) }
+        }
+    }
+}
+
+fn display(column: &ArrayRef, row: usize) -> String {
+    let options = FormatOptions::new().with_null("NULL").with_duration_format(DurationFormat::Pretty);
+    let formatter = ArrayFormatter::try_new(column.as_ref(), &options).expect("a type that can be shown");
+    formatter.value(row).try_to_string().unwrap_or_else(|error| error.to_string())
+}
+
+fn plain(text: &str) -> String {
+    if text.is_empty() { "(empty)".to_owned() } else { text.trim_end_matches('\n').replace('\u{0}', "\\0") }
+}
+
+fn float(value: f64, text: Option<String>) -> String {
+    if value.is_nan() {
+        "NaN".to_owned()
+    } else if value.is_infinite() {
+        if value > 0.0 { "Infinity".to_owned() } else { "-Infinity".to_owned() }
+    } else {
+        rounded(&text.unwrap_or_else(|| value.to_string()))
+    }
+}
+
+/// A decimal number rounded half away from zero to twelve digits behind the point.
+fn rounded(text: &str) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+    let Some((whole, fraction)) = digits.split_once('.') else { return text.to_owned() };
+    let mut all: Vec<u8> = whole.bytes().chain(fraction.bytes().take(12)).map(|b| b.saturating_sub(b'0')).collect();
+    let places = fraction.len().min(12);
+    if fraction.as_bytes().get(12).is_some_and(|digit| *digit >= b'5') {
+        let carried = all.iter_mut().rev().find_map(|digit| {
+            *digit = if *digit == 9 { 0 } else { *digit + 1 };
+            (*digit != 0).then_some(())
+        });
+        if carried.is_none() {
+            all.insert(0, 1);
+        }
+    }
+    let text: String = all.iter().map(|digit| char::from(b'0' + digit)).collect();
+    let (whole, fraction) = text.split_at(text.len() - places);
+    let fraction = fraction.trim_end_matches('0');
+    let number = if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") };
+    if number.bytes().all(|b| matches!(b, b'0' | b'.')) { "0".to_owned() } else { format!("{sign}{number}") }
+}
+
+#[test]
+fn numbers_are_rounded_as_the_format_says() {
+    assert_eq!(rounded("1.50"), "1.5");
+    assert_eq!(rounded("-0.0"), "0");
+    assert_eq!(rounded("0.9999999999999"), "1");
+    assert_eq!(rounded("12"), "12");
+    assert_eq!(rounded("2.1234567890123"), "2.123456789012");
+}
