@@ -4,5 +4,6 @@
 //! temporary folders only, and each file says what it holds true.
 
 mod slt;
+mod tidy;
 
 mod tpch;
