@@ -29,7 +29,7 @@ use crate::catalog::{PathTables, explain_unknown_name};
 use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
-use crate::parser::{self, Script, Statement};
+use crate::parser::{self, Reading, Script, Statement};
 use crate::{planner, source};
 
 /// A session: the tables, views and settings that statements share.
@@ -143,7 +143,9 @@ impl Session {
     pub async fn execute_text(&self, text: &str) -> Result<Outcome> {
         let script = Script { name: "-c".to_owned(), text: text.to_owned() };
         let mut outcome = Outcome::Done;
-        for statement in parser::parse(&script, &parser::Defines::new())? {
+        let dialect = self.context.state().config().options().sql_parser.dialect.to_string();
+        let reading = Reading { dialect: Some(dialect), ..Reading::default() };
+        for statement in parser::parse(&script, &reading)? {
             outcome = self.execute(statement).await?;
         }
         Ok(outcome)
@@ -354,7 +356,7 @@ fn list_settings(body: &Body) -> Option<Result<Body>> {
     let text = "SELECT name, value, description FROM information_schema.df_settings \
                 WHERE name LIKE 'fuse.%' ORDER BY name";
     let script = Script { name: "SHOW fuse".to_owned(), text: text.to_owned() };
-    let parsed = parser::parse(&script, &parser::Defines::new());
+    let parsed = parser::parse(&script, &Reading::default());
     Some(parsed.and_then(|mut all| Ok(all.pop().ok_or_else(|| Error::sql("SHOW what?"))?.body)))
 }
 

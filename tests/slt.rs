@@ -103,6 +103,7 @@ async fn run_file(file: &Path) -> (Tally, String) {
         }
     };
     let mut runner = Runner::new(|| async { Engine::new() });
+    runner.with_normalizer(|text| text.trim_end().to_owned());
     for record in records {
         let counts = matches!(record, Record::Statement { .. } | Record::Query { .. });
         if is_explain(&record) {
@@ -224,7 +225,7 @@ fn cell(column: &ArrayRef, row: usize) -> String {
         DataType::Float64 => float(column.as_primitive::<Float64Type>().value(row), None),
         kind => {
             let text = display(column, row);
-            if kind.is_decimal() { rounded(&text) } else { plain(&text) }
+            if kind.is_decimal() { trimmed(&text) } else { plain(&text) }
         }
     }
 }
@@ -252,7 +253,7 @@ fn float(value: f64, text: Option<String>) -> String {
 /// A decimal number rounded half away from zero to twelve digits behind the point.
 fn rounded(text: &str) -> String {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
-    let Some((whole, fraction)) = digits.split_once('.') else { return text.to_owned() };
+    let Some((whole, fraction)) = digits.split_once('.') else { return trimmed(text) };
     let mut all: Vec<u8> = whole.bytes().chain(fraction.bytes().take(12)).map(|b| b.saturating_sub(b'0')).collect();
     let places = fraction.len().min(12);
     if fraction.as_bytes().get(12).is_some_and(|digit| *digit >= b'5') {
@@ -266,9 +267,14 @@ fn rounded(text: &str) -> String {
     }
     let text: String = all.iter().map(|digit| char::from(b'0' + digit)).collect();
     let (whole, fraction) = text.split_at(text.len() - places);
-    let fraction = fraction.trim_end_matches('0');
-    let number = if fraction.is_empty() { whole.to_owned() } else { format!("{whole}.{fraction}") };
-    if number.bytes().all(|b| matches!(b, b'0' | b'.')) { "0".to_owned() } else { format!("{sign}{number}") }
+    trimmed(&format!("{sign}{whole}.{fraction}"))
+}
+
+/// A decimal number without zeros at its end, and zero without a sign.
+fn trimmed(text: &str) -> String {
+    let number = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text };
+    let zero = number.bytes().all(|b| matches!(b, b'0' | b'.' | b'-'));
+    if zero { "0".to_owned() } else { number.to_owned() }
 }
 
 #[test]
@@ -276,6 +282,7 @@ fn numbers_are_rounded_as_the_format_says() {
     assert_eq!(rounded("1.50"), "1.5");
     assert_eq!(rounded("-0.0"), "0");
     assert_eq!(rounded("0.9999999999999"), "1");
-    assert_eq!(rounded("12"), "12");
+    assert_eq!(rounded("-0"), "0");
+    assert_eq!(rounded("120"), "120");
     assert_eq!(rounded("2.1234567890123"), "2.123456789012");
 }

@@ -11,16 +11,16 @@ use super::output::Output;
 use super::{interrupted, report};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
-use crate::parser::{self, Defines, Script, Statement};
+use crate::parser::{self, Reading, Script, Statement};
 use crate::session::{Outcome, Session};
 
 /// Runs the statements of all files.
 pub(super) async fn query(args: &QueryArgs) -> Result<()> {
-    let defines = args.input.defines()?;
+    let reading = Reading { defines: args.input.defines()?, dialect: None };
     let session = Session::new(args.settings()?)?;
     let mut output = Output::default();
     for script in scripts(&args.input)? {
-        let statements = parse(&script, &defines)?;
+        let statements = parse(&script, &reading)?;
         for statement in statements {
             let run = run(&session, &mut output, statement.clone());
             let result = tokio::select! {
@@ -39,10 +39,10 @@ pub(super) async fn query(args: &QueryArgs) -> Result<()> {
 
 /// Plans the statements of all files.
 pub(super) async fn check(args: &CheckArgs) -> Result<()> {
-    let defines = args.input.defines()?;
+    let reading = Reading { defines: args.input.defines()?, dialect: None };
     let session = Session::new(Settings::default())?;
     for script in scripts(&args.input)? {
-        let statements = parse(&script, &defines)?;
+        let statements = parse(&script, &reading)?;
         let count = statements.len();
         for statement in statements {
             let place = statement.clone();
@@ -66,8 +66,8 @@ fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<
     Err(Error::new(error.kind, ""))
 }
 
-fn parse(script: &Script, defines: &Defines) -> Result<Vec<Statement>> {
-    match parser::parse(script, defines) {
+fn parse(script: &Script, reading: &Reading) -> Result<Vec<Statement>> {
+    match parser::parse(script, reading) {
         Ok(statements) => Ok(statements),
         Err(error) => fail(error, script, None).map(|()| Vec::new()),
     }

@@ -4,19 +4,28 @@
 //! Always holds: whatever it accepts is either planned or refused by [`super::refuse`], never ignored.
 //!
 //! It is sqlparser's generic dialect, under which most of DataFusion's own test files pass, with what
-//! DuckDB's adds (ORDER BY ALL, lambdas, trailing commas, 1_000) and without what DataFusion ignores
+//! DuckDB's adds (ORDER BY ALL, lambdas, 1_000) and without what DataFusion ignores
 //! (PREWHERE, CONNECT BY, LIMIT BY, WITH FILL, FORMAT, SETTINGS). DESIGN.md has the measurement.
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::dialect::{Dialect, DuckDbDialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 /// The SQL dialect of fuse.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct FuseDialect;
+#[derive(Debug, Clone, Copy)]
+pub struct FuseDialect {
+    duckdb_types: bool,
+}
+
+impl FuseDialect {
+    /// The dialect as it is.
+    pub(super) const PLAIN: Self = Self { duckdb_types: false };
+    /// The dialect for a statement that spells types as DuckDB does: `STRUCT(a INT, b TEXT)`.
+    pub(super) const DUCKDB_TYPES: Self = Self { duckdb_types: true };
+}
 
 macro_rules! accept {
     ($($feature:ident)*) => { $(fn $feature(&self) -> bool { true })* };
@@ -25,7 +34,7 @@ macro_rules! accept {
 impl Dialect for FuseDialect {
     /// The parser asks for the type of some dialects by name: there we answer as the generic one.
     fn dialect(&self) -> TypeId {
-        TypeId::of::<GenericDialect>()
+        if self.duckdb_types { TypeId::of::<DuckDbDialect>() } else { TypeId::of::<GenericDialect>() }
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {
@@ -91,7 +100,6 @@ impl Dialect for FuseDialect {
         supports_notnull_operator
         supports_numeric_literal_underscores
         supports_order_by_all
-        supports_trailing_commas
     }
 
     /// `a POSITIONAL JOIN b` is not `a AS positional JOIN b`.

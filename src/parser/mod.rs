@@ -7,12 +7,14 @@
 
 mod chain;
 mod dialect;
+mod friendly;
 mod refuse;
 
 use std::collections::HashMap;
 
-use datafusion::sql::parser::{DFParserBuilder, Statement as Body};
+use datafusion::sql::parser::{DFParserBuilder, ResetStatement, Statement as Body};
 use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as Sql};
+use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 pub use dialect::FuseDialect;
@@ -41,34 +43,81 @@ pub struct Statement {
 /// Values for `$name`, from `-D name=value` and `SET fuse.define.name = value`.
 pub type Defines = HashMap<String, String>;
 
+/// What the reading of a script starts with. `SET` within the script changes it for what follows.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Values for `$name`.
+    pub defines: Defines,
+    /// `datafusion.sql_parser.dialect`; nothing or `generic`: the dialect of fuse.
+    pub dialect: Option<String>,
+}
+
 /// Parses the whole script, so that a mistake in its last statement shows before the first one runs.
-pub fn parse(script: &Script, defines: &Defines) -> Result<Vec<Statement>> {
-    let mut defines = defines.clone();
-    let tokens = Tokenizer::new(&FuseDialect, &script.text)
-        .tokenize_with_location()
-        .map_err(|e| Error::sql(e.message).at(place(e.location)))?;
+pub fn parse(script: &Script, reading: &Reading) -> Result<Vec<Statement>> {
+    let mut reading = reading.clone();
+    let mut text = script.text.clone();
     let mut statements = Vec::new();
-    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
-        if let Some(statement) = parse_one(tokens, &defines)? {
-            if let Some((name, value)) = definition(&statement.body) {
-                defines.insert(name, value);
-            }
-            statements.push(statement);
-        }
+    while let Some(behind) = parse_until_dialect_changes(&text, &mut reading, &mut statements)? {
+        text = blank(&text, behind);
     }
     Ok(statements)
 }
 
+/// Parses statements up to the first that changes the dialect; gives the place behind that one.
+fn parse_until_dialect_changes(
+    text: &str,
+    reading: &mut Reading,
+    statements: &mut Vec<Statement>,
+) -> Result<Option<(usize, usize)>> {
+    let chosen = chosen_dialect(reading)?;
+    let dialect = chosen.as_deref().unwrap_or(&FuseDialect::PLAIN);
+    let tokens = Tokenizer::new(dialect, text)
+        .tokenize_with_location()
+        .map_err(|e| Error::sql(e.message).at(place(e.location)))?;
+    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
+        let Some(statement) = parse_one(tokens, chosen.as_deref(), reading)? else { continue };
+        let before = reading.dialect.clone();
+        note_setting(&statement.body, reading);
+        let behind = statement.span.end;
+        statements.push(statement);
+        if reading.dialect != before {
+            return Ok(Some(behind));
+        }
+    }
+    Ok(None)
+}
+
+/// The dialect that was set; nothing: ours.
+fn chosen_dialect(reading: &Reading) -> Result<Option<Box<dyn Dialect>>> {
+    let name = reading.dialect.as_deref().filter(|name| !name.eq_ignore_ascii_case("generic"));
+    let unknown = |name| Error::sql(format!("no SQL dialect named {name}"));
+    name.map(|name| dialect_from_str(name).ok_or_else(|| unknown(name))).transpose()
+}
+
+/// The text with all before `place` turned to spaces, so that lines and columns stay what they were.
+fn blank(text: &str, place: (usize, usize)) -> String {
+    let (mut line, mut column) = (1, 1);
+    let blanked = text.chars().map(|c| {
+        let before = (line, column) < place;
+        (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        if before && c != '\n' { ' ' } else { c }
+    });
+    blanked.collect()
+}
+
 /// One statement from its tokens, or nothing if they are all white space and comments.
-fn parse_one(tokens: &[TokenWithSpan], defines: &Defines) -> Result<Option<Statement>> {
+fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &Reading) -> Result<Option<Statement>> {
     let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
     let Some(first) = words.next() else { return Ok(None) };
     let last = words.next_back().unwrap_or(first);
     let span = Span { start: Span::from(first.span).start, end: Span::from(last.span).end };
 
-    let tokens = tokens.iter().cloned().map(|token| substitute(token, defines)).collect::<Result<Vec<_>>>()?;
-    let mut parser =
-        DFParserBuilder::new(tokens).with_dialect(&FuseDialect).with_recursion_limit(NESTING_LIMIT).build()?;
+    let mut tokens: Vec<TokenWithSpan> =
+        tokens.iter().cloned().map(|token| substitute(token, &reading.defines)).collect();
+    friendly::drop_trailing_commas(&mut tokens);
+    let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
+    let dialect = chosen.unwrap_or(&ours);
+    let mut parser = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(NESTING_LIMIT).build()?;
     // Where the parser found the end of the text, the place is behind the last token.
     let at_end = |error: Error| error.at(Span::at(span.end.0, span.end.1));
     let mut body = parser.parse_statement().map_err(|e| at_end(refuse::explain(Error::from(e), &mut parser.parser)))?;
@@ -82,7 +131,7 @@ fn parse_one(tokens: &[TokenWithSpan], defines: &Defines) -> Result<Option<State
 }
 
 /// Puts the value of `$name` in place of it, and takes the `_` out of `1_000`.
-fn substitute(mut token: TokenWithSpan, defines: &Defines) -> Result<TokenWithSpan> {
+fn substitute(mut token: TokenWithSpan, defines: &Defines) -> TokenWithSpan {
     if let Token::Placeholder(name) = &token.token
         && let Some(value) = name.strip_prefix('$').and_then(|name| defines.get(name))
     {
@@ -95,7 +144,7 @@ fn substitute(mut token: TokenWithSpan, defines: &Defines) -> Result<TokenWithSp
     if let Token::Number(digits, _) = &mut token.token {
         digits.retain(|c| c != '_');
     }
-    Ok(token)
+    token
 }
 
 /// A number as SQL writes it; `007` is not one, so that codes and phone numbers stay text.
@@ -105,17 +154,32 @@ fn is_number(value: &str) -> bool {
     plain && digits.parse::<f64>().is_ok() && (digits == "0" || !digits.starts_with('0') || digits.starts_with("0."))
 }
 
-/// The name and value of `SET fuse.define.name = 'value'`.
-fn definition(body: &Body) -> Option<(String, String)> {
-    let Body::Statement(sql) = body else { return None };
-    let Sql::Set(Set::SingleAssignment { variable, values, .. }) = sql.as_ref() else { return None };
-    let name = variable.to_string();
-    let name = name.strip_prefix("fuse.define.")?;
-    let value = match values.first()? {
+/// Takes over what `SET fuse.define.name = 'value'` and `SET datafusion.sql_parser.dialect = …` say.
+fn note_setting(body: &Body, reading: &mut Reading) {
+    const DIALECT: &str = "datafusion.sql_parser.dialect";
+    match body {
+        Body::Reset(ResetStatement::Variable(name)) if name.to_string().eq_ignore_ascii_case(DIALECT) => {
+            reading.dialect = None;
+        }
+        Body::Statement(sql) => {
+            let Sql::Set(Set::SingleAssignment { variable, values, .. }) = sql.as_ref() else { return };
+            let variable = variable.to_string();
+            let Some(value) = values.first().map(setting_value) else { return };
+            if let Some(name) = variable.strip_prefix("fuse.define.") {
+                reading.defines.insert(name.to_owned(), value);
+            } else if variable.eq_ignore_ascii_case(DIALECT) {
+                reading.dialect = Some(value);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn setting_value(value: &Expr) -> String {
+    match value {
         Expr::Value(value) => value.value.clone().into_string().unwrap_or_else(|| value.value.to_string()),
         other => other.to_string(),
-    };
-    Some((name.to_owned(), value))
+    }
 }
 
 fn place(location: Location) -> Span {
@@ -128,7 +192,7 @@ mod tests {
 
     fn parse_text(text: &str, defines: &[(&str, &str)]) -> Result<Vec<Statement>> {
         let defines = defines.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        parse(&Script { name: "test".into(), text: text.into() }, &defines)
+        parse(&Script { name: "test".into(), text: text.into() }, &Reading { defines, dialect: None })
     }
 
     #[test]
@@ -150,13 +214,32 @@ mod tests {
     }
 
     #[test]
+    fn a_dialect_holds_from_where_it_is_set() {
+        let text = "select 1;\nset datafusion.sql_parser.dialect = 'mysql'; select \"text\"; select a from";
+        let error = parse_text(text, &[]).expect_err("does not parse");
+        assert_eq!(error.span.map(|s| s.start), Some((2, 74)));
+        let text = "set datafusion.sql_parser.dialect = 'mysql'; select 'it\\'s'; \
+                    reset datafusion.sql_parser.dialect; select 1_0";
+        assert_eq!(parse_text(text, &[]).expect("parses")[3].body.to_string(), "SELECT 10");
+    }
+
+    #[test]
+    fn trailing_commas_and_struct_types_are_read() {
+        for text in ["select a, b, from t group by a, b, order by a,", "create table t (a struct(x int, y varchar),)"] {
+            assert_eq!(parse_text(text, &[]).expect(text).len(), 1);
+        }
+        assert!(parse_text("select named_struct('a', values.n, 'b', 1) from values", &[]).is_ok());
+        assert!(parse_text("select lead(default => 0, offset => 1) over (order by a) from t", &[]).is_ok());
+    }
+
+    #[test]
     fn underscores_in_numbers_are_read() {
         assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000");
     }
 
     #[test]
     fn places_count_from_the_start_of_the_script() {
-        let error = parse_text("select 1;\n\nselect * frm t", &[]).expect_err("does not parse");
+        let error = parse_text("select 1;\n\nselect a b c", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start), Some((3, 14)));
         let error = parse_text("select 1;\nselect 'abc", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start.0), Some(2));

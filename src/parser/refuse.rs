@@ -214,7 +214,7 @@ fn sampled(factor: &TableFactor, tail: &str) -> Result<TableFactor> {
         _ => None,
     };
     let text = format!("SELECT * FROM hole {tail}");
-    let mut parser = Parser::new(&super::FuseDialect)
+    let mut parser = Parser::new(&super::FuseDialect::PLAIN)
         .try_with_sql(&text)
         .map_err(|e| Error::sql(format!("TABLESAMPLE cannot be read: {e}")))?;
     let mut query = parser.parse_query().map_err(|e| Error::sql(format!("TABLESAMPLE cannot be read: {e}")))?;

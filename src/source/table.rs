@@ -45,7 +45,7 @@ pub async fn table_for_path(state: &SessionState, text: &str) -> Result<Option<A
     let (kind, suffix, files) = data_files(&location, listed, store.as_ref()).await?;
     let options = format_options(&kind, store.as_ref(), &files).await?;
     let format = create_format(state, kind.format(), &options)?;
-    let found = Found::look(state, &store, location, format, files).await?;
+    let found = Found::look(state, &store, location, format, files, true).await?;
     if let [group] = found.groups.as_slice() {
         return Ok(Some(found.listing(state, Arc::clone(&group.schema), &suffix)?));
     }
@@ -143,12 +143,14 @@ struct Found {
 }
 
 impl Found {
+    /// Opens the files. `partitioned`: `key=value` folders are columns.
     async fn look(
         state: &dyn Session,
         store: &Arc<dyn ObjectStore>,
         location: Location,
         format: Arc<dyn FileFormat>,
         files: Vec<ObjectMeta>,
+        partitioned: bool,
     ) -> Result<Self> {
         let csv = format.get_ext() == "csv";
         let schemas = match infer::schemas(state, store, &format, &files).await {
@@ -158,7 +160,7 @@ impl Found {
             }
             Err(error) => return Err(error),
         };
-        let partitions = infer::partitions(&location, &files)?;
+        let partitions = if partitioned { infer::partitions(&location, &files)? } else { Vec::new() };
         let same = schemas.windows(2).all(|pair| pair[0] == pair[1]);
         let schema = if same { Arc::clone(&schemas[0]) } else { infer::union(&files, &schemas, csv)? };
         if schema.fields().is_empty() {
@@ -272,6 +274,8 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
     }
     let format = create_format(state, &cmd.file_type, &cmd.options)?;
     let declared = !cmd.schema.fields().is_empty();
+    let infer_partitions = state.config_options().execution.listing_table_factory_infer_partitions;
+    let partitioned = infer_partitions || !cmd.table_partition_cols.is_empty();
     let mut inferred: Option<SchemaRef> = None;
     for text in &mut cmd.locations {
         let location = Location::parse(text)?;
@@ -296,7 +300,7 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
         if files.is_empty() {
             return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
         }
-        let found = Found::look(state, &store, location, Arc::clone(&format), files).await?;
+        let found = Found::look(state, &store, location, Arc::clone(&format), files, partitioned).await?;
         if found.groups.len() > 1 {
             return Ok(Some(found.union(state)?));
         }
