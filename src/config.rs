@@ -4,15 +4,18 @@
 //! own options, so that `SHOW` and `information_schema.df_settings` list it.
 //! Always holds: each flag of `fuse query` has a setting here with a sentence that explains it.
 
-use datafusion::common::config::{ConfigExtension, ConfigOptions};
+use std::any::Any;
+
+use datafusion::common::Result as DfResult;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::common::extensions_options;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::{Error, Result};
 
 extensions_options! {
-    /// The settings of fuse, `SET fuse.name = value`.
-    pub struct Settings {
+    /// The settings of fuse by their names, see [`Settings`].
+    pub struct Fields {
         /// How results are printed: table, csv, tsv, json, ndjson, markdown, parquet or arrow. Empty: by the ending of fuse.output, else table.
         pub format: String, default = String::new()
         /// The file that results are written to, in one atomic step. Empty: standard output.
@@ -36,8 +39,50 @@ extensions_options! {
     }
 }
 
+/// The settings of fuse, `SET fuse.name = value`.
+#[derive(Debug, Clone, Default)]
+pub struct Settings(Fields);
+
 impl ConfigExtension for Settings {
     const PREFIX: &'static str = "fuse";
+}
+
+impl std::ops::Deref for Settings {
+    type Target = Fields;
+
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Settings {
+    fn deref_mut(&mut self) -> &mut Fields {
+        &mut self.0
+    }
+}
+
+/// As [`Fields`] does it, but listed under their full names.
+impl ExtensionOptions for Settings {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> DfResult<()> {
+        self.0.set(key, value)
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        let named = |entry: ConfigEntry| ConfigEntry { key: format!("{}.{}", Self::PREFIX, entry.key), ..entry };
+        self.0.entries().into_iter().map(named).collect()
+    }
 }
 
 /// Rows and bytes that the printers hold back to find column widths.
@@ -107,11 +152,15 @@ pub fn settings(options: &ConfigOptions) -> Settings {
     options.extensions.get::<Settings>().cloned().unwrap_or_default()
 }
 
-/// The names of all settings, without `fuse.`.
+/// The value that a setting has when nobody sets it; nothing for an unknown name. `name` begins with `fuse.`.
+pub fn default_value(name: &str) -> Option<String> {
+    let entry = Settings::default().entries().into_iter().find(|entry| entry.key == name)?;
+    Some(entry.value.unwrap_or_default())
+}
+
+/// The names of all settings, with `fuse.` before them.
 pub fn setting_names() -> Vec<String> {
-    use datafusion::common::config::ExtensionOptions;
-    let entries = Settings::default().entries();
-    entries.into_iter().map(|entry| entry.key.trim_start_matches("fuse.").to_owned()).collect()
+    Settings::default().entries().into_iter().map(|entry| entry.key).collect()
 }
 
 /// Reads a number of bytes such as `8GB`, `512 MiB`, `1.5g` or `1000`.

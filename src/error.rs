@@ -258,9 +258,9 @@ fn from_datafusion(error: &DataFusionError) -> Error {
             .hint("this is a bug in fuse; the statement's output was not kept"),
         DataFusionError::ResourcesExhausted(message) => exhausted(message),
         DataFusionError::Plan(m) | DataFusionError::NotImplemented(m) | DataFusionError::Configuration(m) => {
-            Error::sql(tidy(&strip_prefixes(m)))
+            from_signatures(m).unwrap_or_else(|| Error::sql(tidy(&strip_prefixes(m))))
         }
-        DataFusionError::Internal(m) => Error::query(tidy(m)),
+        DataFusionError::Internal(m) => from_signatures(m).unwrap_or_else(|| Error::query(tidy(m))),
         other => Error::query(tidy(&strip_prefixes(&other.strip_backtrace()))),
     }
 }
@@ -276,19 +276,43 @@ fn from_arrow_ref(error: &ArrowError) -> Error {
 fn from_diagnostic(diagnostic: &Diagnostic, inner: Error) -> Error {
     let mut error = inner;
     error.kind = Kind::Sql;
-    error.message = tidy(&diagnostic.message);
     if let Some(span) = diagnostic.span
         && span.start.line > 0
     {
         error.span = Some(span.into());
     }
-    for note in &diagnostic.notes {
-        error.notes.push(tidy(&note.message));
+    let first = diagnostic.message.as_str();
+    // Here the error beneath says more.
+    if first.starts_with("column '") && first.ends_with("not found") || first == "expressions have incompatible types" {
+        return error;
     }
+    error.message = tidy(first);
+    error.notes.extend(diagnostic.notes.iter().map(|note| tidy(&note.message)));
     if let Some(help) = diagnostic.helps.first() {
         error.hint.get_or_insert(tidy(&help.message));
     }
     error
+}
+
+/// `Function 'sum' failed to match any signature, errors: …` with an error for each signature.
+fn from_signatures(message: &str) -> Option<Error> {
+    let rest = message.split_once("Function '")?.1;
+    let (function, rest) = rest.split_once("' failed to match any signature, errors:")?;
+    let mut wanted: Vec<&str> = Vec::new();
+    for part in rest.split("' requires ").skip(1) {
+        let name = part.split(", but received").next().unwrap_or(part);
+        if !wanted.contains(&name) {
+            wanted.push(name);
+        }
+    }
+    let given = rest.split("but received ").nth(1).and_then(|part| part.split(" (DataType").next());
+    let given = given.map_or_else(|| "these arguments".to_owned(), |given| format!("a {given}"));
+    let error = Error::sql(format!("{function} does not take {given}"));
+    Some(if wanted.is_empty() {
+        error
+    } else {
+        error.hint(format!("it takes {}; CAST the argument, or use another function", wanted.join(", ")))
+    })
 }
 
 fn from_schema(error: &SchemaError) -> Error {

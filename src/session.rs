@@ -15,7 +15,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::MemTable;
-use datafusion::execution::disk_manager::DiskManagerBuilder;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
@@ -24,6 +24,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
 use futures::StreamExt;
+use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
 use crate::config::{self, Settings};
@@ -37,6 +38,8 @@ pub struct Session {
     context: SessionContext,
     paths: Arc<PathTables>,
     writes: Writes,
+    /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
+    _spill: TempDir,
 }
 
 /// What a statement gave.
@@ -95,15 +98,9 @@ impl Session {
             "" => config::default_memory_limit(),
             text => config::parse_bytes(text)?,
         };
-        let disk = match settings.temp_dir.as_str() {
-            "" => DiskManagerBuilder::default(),
-            folder => {
-                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-                DiskManagerBuilder::default().with_mode(
-                    datafusion::execution::disk_manager::DiskManagerMode::Directories(vec![PathBuf::from(folder)]),
-                )
-            }
-        };
+        let spill = spill_folder(&settings.temp_dir)?;
+        let mode = DiskManagerMode::Directories(vec![spill.path().to_owned()]);
+        let disk = DiskManagerBuilder::default().with_mode(mode);
         // Listings are not cached: a file that appears is seen, one that is replaced is read anew.
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_limit(memory, 1.0)
@@ -126,7 +123,7 @@ impl Session {
         let context = SessionContext::new_with_state(state);
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
-        Ok(Self { context, paths, writes })
+        Ok(Self { context, paths, writes, _spill: spill })
     }
 
     /// The current settings.
@@ -227,7 +224,11 @@ impl Session {
     async fn plan(&self, body: Body) -> Result<LogicalPlan> {
         let state = self.context.state();
         let plan = state.statement_to_plan(body).await;
-        plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))
+        let plan = plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))?;
+        if !matches!(plan, LogicalPlan::Statement(_)) {
+            refuse_placeholders(&plan)?;
+        }
+        Ok(plan)
     }
 
     async fn physical(&self, plan: LogicalPlan) -> Result<(Arc<dyn ExecutionPlan>, SessionState)> {
@@ -270,19 +271,24 @@ impl Session {
     }
 
     async fn change_setting(&self, change: PlanStatement) -> Result<Outcome> {
-        let name = match &change {
-            PlanStatement::SetVariable(set) => set.variable.to_lowercase(),
-            PlanStatement::ResetVariable(reset) => reset.variable.to_lowercase(),
-            _ => String::new(),
+        let (name, value) = match change {
+            PlanStatement::SetVariable(set) => (set.variable.to_lowercase(), Some(set.value)),
+            PlanStatement::ResetVariable(reset) => (reset.variable.to_lowercase(), None),
+            _ => return Ok(Outcome::Done),
         };
         if name.starts_with("fuse.define.") {
+            // The parser has put it in place.
             return Ok(Outcome::Done);
         }
-        if let PlanStatement::SetVariable(set) = &change {
-            validate(&name, &set.value)?;
+        let value = value.or_else(|| config::default_value(&name));
+        if let Some(value) = value {
+            validate(&name, &value)?;
+            self.set(&name, value).await.map_err(|error| explain_setting(&name, error))?;
+        } else {
+            let reset = datafusion::logical_expr::ResetVariable { variable: name.clone() };
+            let plan = LogicalPlan::Statement(PlanStatement::ResetVariable(reset));
+            self.context.execute_logical_plan(plan).await.map_err(|e| explain_setting(&name, Error::from(e)))?;
         }
-        let plan = LogicalPlan::Statement(change);
-        self.context.execute_logical_plan(plan).await.map_err(|e| explain_setting(&name, Error::from(e)))?;
         let settings = self.settings();
         match name.as_str() {
             "fuse.threads" => {
@@ -316,6 +322,16 @@ impl Session {
     }
 }
 
+/// A new folder below that of `fuse.temp_dir`, or of the system.
+fn spill_folder(temp_dir: &str) -> Result<TempDir> {
+    let parent = if temp_dir.is_empty() { std::env::temp_dir() } else { PathBuf::from(temp_dir) };
+    let make = || {
+        std::fs::create_dir_all(&parent)?;
+        tempfile::Builder::new().prefix("fuse-spill-").tempdir_in(&parent)
+    };
+    make().map_err(|e| Error::io(parent.display(), &e))
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -333,14 +349,13 @@ fn validate(name: &str, value: &str) -> Result<()> {
 
 /// An unknown setting of ours gets the nearest one.
 fn explain_setting(name: &str, error: Error) -> Error {
-    let Some(short) = name.strip_prefix("fuse.") else { return error };
     let known: Vec<String> = config::setting_names();
-    if known.iter().any(|known| known == short) {
+    if !name.starts_with("fuse.") || known.iter().any(|known| known == name) {
         return Error { kind: crate::error::Kind::Sql, ..error };
     }
     let error = Error::sql(format!("no setting named {name}"));
-    match crate::error::near_name(short, known.iter().map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean fuse.{near}?")),
+    match crate::error::near_name(name, known.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean {near}?")),
         None => error.hint("SHOW fuse lists the settings"),
     }
 }
@@ -358,6 +373,15 @@ fn list_settings(body: &Body) -> Option<Result<Body>> {
     let script = Script { name: "SHOW fuse".to_owned(), text: text.to_owned() };
     let parsed = parser::parse(&script, &Reading::default());
     Some(parsed.and_then(|mut all| Ok(all.pop().ok_or_else(|| Error::sql("SHOW what?"))?.body)))
+}
+
+/// Outside of PREPARE, every `$name` needs a value.
+fn refuse_placeholders(plan: &LogicalPlan) -> Result<()> {
+    match plan.get_parameter_names()?.into_iter().min() {
+        Some(name) => Err(Error::sql(format!("no value for {name}"))
+            .hint(format!("give one on the command line: -D {}=…", name.trim_start_matches('$')))),
+        None => Ok(()),
+    }
 }
 
 /// True for a plan that writes when it runs.

@@ -3,7 +3,10 @@
 //! Enters: the library and the built program. Leaves: nothing. Always holds: a test writes below
 //! temporary folders only, and each file says what it holds true.
 
+mod command_line;
+mod durability;
 mod slt;
+mod support;
 mod tidy;
-
+mod tour;
 mod tpch;

@@ -7,6 +7,7 @@ use clap::{Args as Flags, Parser, Subcommand};
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::parser::Defines;
 
 /// One SQL engine for data at rest and data in motion.
@@ -86,10 +87,17 @@ impl QueryArgs {
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = Settings::default();
         if let Some(format) = &self.format {
-            format.parse::<crate::format::Format>()?;
+            format.parse::<Format>()?;
             settings.format.clone_from(format);
         }
-        settings.output = self.output.clone().unwrap_or_default();
+        if let Some(output) = &self.output {
+            settings.output.clone_from(output);
+            if self.format.is_none() && Format::of_path(output).is_none() {
+                return Err(
+                    Error::usage(format!("the ending of '{output}' does not tell a format")).hint("add --format")
+                );
+            }
+        }
         settings.threads = self.threads.map_or(0, usize::from);
         if let Some(limit) = &self.memory_limit {
             crate::config::parse_bytes(limit)?;

@@ -20,6 +20,8 @@ use args::{Args, Command};
 
 /// How long a stopped statement may take to clean up after Ctrl-C.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
+/// How long the worker threads may take to notice that their query has gone.
+const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
 /// Runs the program; gives its exit code.
 pub fn main() -> ExitCode {
@@ -59,7 +61,7 @@ fn start(args: Args) -> ExitCode {
     let result = match runtime.build() {
         Ok(runtime) => {
             let result = runtime.block_on(run(args));
-            runtime.shutdown_timeout(INTERRUPT_GRACE);
+            runtime.shutdown_timeout(SHUTDOWN_GRACE);
             result
         }
         Err(error) => Err(Error::from(error)),
@@ -76,20 +78,37 @@ fn start(args: Args) -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
+    let interrupt = Interrupt::listen();
     match args.command {
-        Command::Query(args) => query::query(&args).await,
+        Command::Query(args) => query::query(&args, interrupt).await,
         Command::Check(args) => query::check(&args).await,
     }
 }
 
-/// Waits for Ctrl-C. Should the caller be unable to stop, because a reader of our output does not read, the
-/// process ends all the same.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        return std::future::pending().await;
+/// Ctrl-C, seen by a thread of its own: a query may keep all others busy, and the one that prints may be
+/// blocked by a reader that does not read.
+struct Interrupt(tokio::sync::watch::Receiver<bool>);
+
+impl Interrupt {
+    /// Listens from now on. Should the program be unable to stop in time, the process ends all the same.
+    fn listen() -> Self {
+        let (sender, receiver) = tokio::sync::watch::channel(false);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+                let _ = sender.send(true);
+                std::thread::sleep(INTERRUPT_GRACE);
+                std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+            }
+        });
+        Self(receiver)
     }
-    std::thread::spawn(|| {
-        std::thread::sleep(INTERRUPT_GRACE);
-        std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-    });
+
+    /// Returns once Ctrl-C has been pressed.
+    async fn pressed(&mut self) {
+        if self.0.wait_for(|pressed| *pressed).await.is_err() {
+            // Nobody listens.
+            std::future::pending::<()>().await;
+        }
+    }
 }

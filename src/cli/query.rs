@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use super::args::{CheckArgs, Input, QueryArgs};
 use super::output::Output;
-use super::{interrupted, report};
+use super::{Interrupt, report};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::parser::{self, Reading, Script, Statement};
 use crate::session::{Outcome, Session};
 
 /// Runs the statements of all files.
-pub(super) async fn query(args: &QueryArgs) -> Result<()> {
+pub(super) async fn query(args: &QueryArgs, mut interrupt: Interrupt) -> Result<()> {
     let reading = Reading { defines: args.input.defines()?, dialect: None };
     let session = Session::new(args.settings()?)?;
     let mut output = Output::default();
@@ -25,7 +25,7 @@ pub(super) async fn query(args: &QueryArgs) -> Result<()> {
             let run = run(&session, &mut output, statement.clone());
             let result = tokio::select! {
                 biased;
-                () = interrupted() => Err(Error::new(Kind::Interrupted, "interrupted")),
+                () = interrupt.pressed() => Err(Error::new(Kind::Interrupted, "interrupted")),
                 result = run => result,
             };
             if let Err(error) = result {
@@ -59,8 +59,10 @@ pub(super) async fn check(args: &CheckArgs) -> Result<()> {
 
 /// Prints an error with its place; what is left to the caller is the exit code.
 fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<()> {
-    if error.kind != Kind::Closed {
-        report::error(&error, Some((script, statement.map(|statement| statement.span))));
+    match error.kind {
+        Kind::Closed => {}
+        Kind::Interrupted => report::error(&error, None),
+        _ => report::error(&error, Some((script, statement.map(|statement| statement.span)))),
     }
     // It has been reported.
     Err(Error::new(error.kind, ""))

@@ -44,8 +44,12 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         && let Some(span) = error.span.or(statement)
     {
         // Without a place in it, the statement's first line is shown unmarked.
-        let range = if error.span.is_some() { range(&script.text, span) } else { first_line(&script.text, span) };
-        let kind = if error.span.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
+        let marked = match error.span {
+            Some(span) => Some(range(&script.text, span)),
+            None => quoted_text(&script.text, span, &error.message),
+        };
+        let kind = if marked.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
+        let range = marked.unwrap_or_else(|| first_line(&script.text, span));
         let snippet = Snippet::source(script.text.as_str()).path(script.name.as_str()).annotation(kind.span(range));
         group = group.element(snippet);
     }
@@ -56,6 +60,15 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         group = group.element(Level::HELP.message(hint.clone()));
     }
     renderer.render(&[group])
+}
+
+/// Where the statement has the text that the message quotes, such as the path of a missing file.
+fn quoted_text(text: &str, statement: Span, message: &str) -> Option<std::ops::Range<usize>> {
+    let statement = offset(text, statement.start)..offset(text, statement.end);
+    let from = message.find('\'')?;
+    let to = from + 1 + message[from + 1..].find('\'')?;
+    let at = statement.start + text.get(statement)?.find(&message[from..=to])?;
+    Some(at..at + to - from + 1)
 }
 
 /// The bytes of a span.

@@ -169,6 +169,6 @@ pub(super) fn existing_ancestor(path: &Path) -> PathBuf {
 pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => fs::canonicalize(path),
-        _ => std::path::absolute(path),
+        _ => Ok(std::path::absolute(path)?.components().collect()),
     }
 }

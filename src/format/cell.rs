@@ -3,9 +3,10 @@
 //! Enters: arrays. Leaves: formatters that write any Arrow type. Always holds: the text of a value does
 //! not depend on the format around it.
 
-use arrow::array::ArrayRef;
+use arrow::array::Array;
+use arrow::buffer::NullBuffer;
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
+use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions, ValueFormatter};
 
 use crate::error::Result;
 
@@ -13,7 +14,26 @@ use crate::error::Result;
 const OPTIONS: FormatOptions<'static> =
     FormatOptions::new().with_display_error(true).with_null("NULL").with_duration_format(DurationFormat::ISO8601);
 
-/// A formatter for each column of a batch.
-pub(super) fn formatters(batch: &RecordBatch) -> Result<Vec<(&ArrayRef, ArrayFormatter<'_>)>> {
-    batch.columns().iter().map(|column| Ok((column, ArrayFormatter::try_new(column.as_ref(), &OPTIONS)?))).collect()
+/// A column of a batch as text.
+pub(super) struct Column<'a> {
+    nulls: Option<NullBuffer>,
+    formatter: ArrayFormatter<'a>,
+}
+
+impl Column<'_> {
+    /// The text of a row's value; nothing for NULL.
+    pub(super) fn value(&self, row: usize) -> Option<ValueFormatter<'_>> {
+        let null = self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+        (!null).then(|| self.formatter.value(row))
+    }
+}
+
+/// The columns of a batch. NULL is what the value says, also behind a dictionary's key.
+pub(super) fn columns(batch: &RecordBatch) -> Result<Vec<Column<'_>>> {
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for array in batch.columns() {
+        let formatter = ArrayFormatter::try_new(array.as_ref(), &OPTIONS)?;
+        columns.push(Column { nulls: array.logical_nulls(), formatter });
+    }
+    Ok(columns)
 }

@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use unicode_width::UnicodeWidthStr;
 
 use super::Encoder;
-use super::cell::formatters;
+use super::cell::{Column, columns};
 use crate::config::TABLE_WINDOW_ROWS;
 use crate::error::Result;
 
@@ -35,12 +35,10 @@ fn right_aligned(kind: &DataType) -> bool {
 
 /// The cells of a batch. What would break the lines or steer the terminal is shown as an escape.
 fn cells(batch: &RecordBatch, mut each: impl FnMut(Row) -> Result<()>) -> Result<()> {
-    let columns = formatters(batch)?;
+    let columns = columns(batch)?;
     for row in 0..batch.num_rows() {
-        let values = columns.iter().map(|(column, formatter)| {
-            if column.is_null(row) { "NULL".to_owned() } else { printable(&formatter.value(row).to_string()) }
-        });
-        each(values.collect())?;
+        let text = |column: &Column| column.value(row).map_or("NULL".to_owned(), |value| printable(&value.to_string()));
+        each(columns.iter().map(text).collect())?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use super::Encoder;
-use super::cell::formatters;
+use super::cell::columns;
 use crate::error::Result;
 
 pub(super) struct TextEncoder {
@@ -37,17 +37,17 @@ impl TextEncoder {
 
 impl Encoder for TextEncoder {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let columns = formatters(batch)?;
+        let columns = columns(batch)?;
         for row in 0..batch.num_rows() {
             self.line.clear();
-            for (at, (column, formatter)) in columns.iter().enumerate() {
+            for (at, column) in columns.iter().enumerate() {
                 if at > 0 {
                     self.line.push(self.delimiter);
                 }
-                if column.is_valid(row) {
+                if let Some(value) = column.value(row) {
                     self.field.clear();
                     // Writing into a String does not fail.
-                    let _ = write!(self.field, "{}", formatter.value(row));
+                    let _ = write!(self.field, "{value}");
                     quote(&self.field, self.delimiter, &mut self.line);
                 }
             }

@@ -71,10 +71,14 @@ fn parse_until_dialect_changes(
 ) -> Result<Option<(usize, usize)>> {
     let chosen = chosen_dialect(reading)?;
     let dialect = chosen.as_deref().unwrap_or(&FuseDialect::PLAIN);
-    let tokens = Tokenizer::new(dialect, text)
-        .tokenize_with_location()
-        .map_err(|e| Error::sql(e.message).at(place(e.location)))?;
-    for tokens in tokens.split(|token| token.token == Token::SemiColon) {
+    let mut tokens = Vec::new();
+    let read = Tokenizer::new(dialect, text).tokenize_with_location_into_buf(&mut tokens);
+    let mut pieces: Vec<&[TokenWithSpan]> = tokens.split(|token| token.token == Token::SemiColon).collect();
+    if read.is_err() {
+        // The statements before may change the dialect to one that can read this.
+        pieces.pop();
+    }
+    for tokens in pieces {
         let Some(statement) = parse_one(tokens, chosen.as_deref(), reading)? else { continue };
         let before = reading.dialect.clone();
         note_setting(&statement.body, reading);
@@ -84,6 +88,7 @@ fn parse_until_dialect_changes(
             return Ok(Some(behind));
         }
     }
+    read.map_err(|e| Error::sql(e.message).at(place(e.location)))?;
     Ok(None)
 }
 
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn places_count_from_the_start_of_the_script() {
         let error = parse_text("select 1;\n\nselect a b c", &[]).expect_err("does not parse");
-        assert_eq!(error.span.map(|s| s.start), Some((3, 14)));
+        assert_eq!(error.span.map(|s| s.start), Some((3, 12)));
         let error = parse_text("select 1;\nselect 'abc", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start.0), Some(2));
         let error = parse_text("select 1 +", &[]).expect_err("does not parse");

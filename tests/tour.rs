@@ -1,0 +1,52 @@
+//! The tour, run as its readers run it.
+//!
+//! Enters: `sql/tour/*.sql` and the shipped data. Leaves: nothing. Always holds: what a page prints is
+//! `testdata/tour/PAGE.out`; FUSE_BLESS=1 writes those anew.
+
+use std::path::Path;
+
+use crate::support::Place;
+
+/// The tour reads `testdata/` and writes `out/` where it is started.
+fn place_with_data() -> Place {
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::os::unix::fs::symlink(root.join("testdata"), place.path().join("testdata")).expect("a link");
+    place
+}
+
+#[test]
+fn every_page_prints_what_it_did() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = 0;
+    for entry in std::fs::read_dir(root.join("sql/tour")).expect("the tour") {
+        let page = entry.expect("an entry").path();
+        let name = page.file_stem().expect("a name").to_string_lossy().into_owned();
+        let place = place_with_data();
+        let page = page.display().to_string();
+        let first = place.run(&["query", &page]).data();
+        let again = place.run(&["query", &page]).data();
+        assert_eq!(first, again, "{name}: a second run gives something else");
+        let golden = root.join(format!("testdata/tour/{name}.out"));
+        if std::env::var_os("FUSE_BLESS").is_some() {
+            std::fs::create_dir_all(root.join("testdata/tour")).expect("a folder");
+            std::fs::write(&golden, &first).expect("a golden");
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(first, expected, "{name}: run with FUSE_BLESS=1 if this is what it should print");
+        pages += 1;
+    }
+    assert!(pages > 0);
+}
+
+#[test]
+fn every_page_passes_check_in_a_clean_folder() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let place = place_with_data();
+    for entry in std::fs::read_dir(root.join("sql/tour")).expect("the tour") {
+        let page = entry.expect("an entry").path().display().to_string();
+        let ran = place.run(&["check", &page]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+    assert_eq!(place.files().iter().filter(|name| name.starts_with("out")).count(), 0);
+}
