@@ -24,6 +24,48 @@ pub(super) fn drop_trailing_commas(tokens: &mut Vec<TokenWithSpan>) {
     }
 }
 
+/// Puts `SELECT *` before a FROM that begins a query without one: `FROM t WHERE a = 1`.
+pub(super) fn complete_from_first(tokens: &mut Vec<TokenWithSpan>) {
+    let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    let begins_query = |at: usize| match at.checked_sub(1).map(|before| &tokens[words[before]].token) {
+        None | Some(Token::LParen) => true,
+        Some(before) => matches!(
+            keyword(Some(before)),
+            Some(Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::ALL | Keyword::AS | Keyword::EXPLAIN)
+        ),
+    };
+    let starts: Vec<usize> = (0..words.len())
+        .filter(|at| keyword(Some(&tokens[words[*at]].token)) == Some(Keyword::FROM))
+        .filter(|at| begins_query(*at) && !selects_later(tokens, &words[*at..]))
+        .map(|at| words[at])
+        .collect();
+    for at in starts.into_iter().rev() {
+        let span = tokens[at].span;
+        let new = |token| TokenWithSpan { token, span };
+        tokens.splice(at..at, [new(Token::make_keyword("SELECT")), new(Token::Mul)]);
+    }
+}
+
+/// True if the query that begins with these words has its SELECT behind FROM: `FROM t SELECT a`.
+fn selects_later(tokens: &[TokenWithSpan], words: &[usize]) -> bool {
+    let mut depth = 0_i32;
+    for word in words {
+        let token = &tokens[*word].token;
+        match token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+        match keyword(Some(token)) {
+            _ if depth < 0 => return false,
+            Some(Keyword::SELECT) if depth == 0 => return true,
+            Some(Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT) if depth == 0 => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
 fn keyword(token: Option<&Token>) -> Option<Keyword> {
     match token {
         Some(Token::Word(word)) if word.quote_style.is_none() => Some(word.keyword),

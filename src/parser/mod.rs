@@ -120,6 +120,7 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
     let mut tokens: Vec<TokenWithSpan> =
         tokens.iter().cloned().map(|token| substitute(token, &reading.defines)).collect();
     friendly::drop_trailing_commas(&mut tokens);
+    friendly::complete_from_first(&mut tokens);
     let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
     let dialect = chosen.unwrap_or(&ours);
     let mut parser = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(NESTING_LIMIT).build()?;

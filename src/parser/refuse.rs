@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as Body};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Fetch, Ident, LimitClause, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind, TableSampleUnit, VisitMut, VisitorMut,
-    WildcardAdditionalOptions,
+    Expr, Fetch, Ident, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind,
+    TableSampleUnit, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -70,6 +70,7 @@ impl VisitorMut for Pass {
         if let Some(fetch) = query.fetch.take() {
             limit(query, fetch)?;
         }
+        order_by_all(query);
         stop(if !query.locks.is_empty() {
             Some("FOR UPDATE and FOR SHARE")
         } else if query.for_clause.is_some() {
@@ -171,15 +172,31 @@ fn limit(query: &mut Query, fetch: Fetch) -> ControlFlow<Error> {
     if fetch.with_ties || fetch.percent {
         return stop(Some("FETCH … WITH TIES or PERCENT"));
     }
-    let count = fetch
-        .quantity
-        .unwrap_or_else(|| Expr::value(datafusion::sql::sqlparser::ast::Value::Number("1".to_owned(), false)));
+    let count = fetch.quantity.unwrap_or_else(|| Expr::value(Value::Number("1".to_owned(), false)));
     match &mut query.limit_clause {
         Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = Some(count),
         Some(_) => return stop(Some("LIMIT together with FETCH")),
         none => *none = Some(LimitClause::LimitOffset { limit: Some(count), offset: None, limit_by: Vec::new() }),
     }
     ControlFlow::Continue(())
+}
+
+/// ORDER BY ALL is ORDER BY 1, 2, …: DataFusion takes it for plain columns only.
+fn order_by_all(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
+    let Some(order) = &mut query.order_by else { return };
+    if let OrderByKind::All(options) = &order.kind
+        && select.projection.iter().all(named)
+    {
+        let options = *options;
+        let position = |at: usize| OrderByExpr {
+            expr: Expr::value(Value::Number(at.to_string(), false)),
+            options,
+            with_fill: None,
+        };
+        order.kind = OrderByKind::Expressions((1..=select.projection.len()).map(position).collect());
+    }
 }
 
 /// `t TABLESAMPLE BERNOULLI (10)` becomes `(SELECT * FROM t WHERE random() * 100 < 10) AS t`.

@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 pub(super) struct Group {
     pub(super) schema: SchemaRef,
     pub(super) files: Vec<ObjectMeta>,
+    /// What the folders of all these files say, where the groups differ in it.
+    pub(super) folders: Vec<(String, String)>,
 }
 
 /// The columns of each file.
@@ -87,20 +89,36 @@ pub(super) fn union(files: &[ObjectMeta], schemas: &[SchemaRef], textual: bool) 
     Ok(Arc::new(Schema::new(fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>())))
 }
 
-/// Files by their header: those whose columns have the same names in the same order are one group.
-pub(super) fn groups(files: Vec<ObjectMeta>, schemas: Vec<SchemaRef>) -> Vec<Group> {
+/// Files by their header, those whose columns have the same names in the same order; and, if `by_folder`,
+/// by what their partition folders say.
+pub(super) fn groups(
+    location: &Location,
+    files: Vec<ObjectMeta>,
+    schemas: Vec<SchemaRef>,
+    by_folder: bool,
+) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (file, schema) in files.into_iter().zip(schemas) {
-        let same = |group: &Group| {
-            let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-            names(&group.schema) == names(&schema)
-        };
+        let folders = if by_folder { folder_pairs(location, &file) } else { Vec::new() };
+        let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+        let same = |group: &Group| group.folders == folders && names(&group.schema) == names(&schema);
         match groups.iter_mut().find(|group| same(group)) {
             Some(group) => group.files.push(file),
-            None => groups.push(Group { schema, files: vec![file] }),
+            None => groups.push(Group { schema, files: vec![file], folders }),
         }
     }
     groups
+}
+
+/// The `key=value` folders between a location and a file.
+fn folder_pairs(location: &Location, file: &ObjectMeta) -> Vec<(String, String)> {
+    let parts: Vec<&str> = location.url.strip_prefix(&file.location).map(Iterator::collect).unwrap_or_default();
+    let folders = &parts[..parts.len().saturating_sub(1)];
+    folders
+        .iter()
+        .filter_map(|part| part.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// The type that holds the values of both; in a text format, text holds all.
@@ -152,11 +170,9 @@ fn widen_struct(left: &arrow::datatypes::Fields, right: &arrow::datatypes::Field
 pub(super) fn partitions(location: &Location, files: &[ObjectMeta]) -> Result<Vec<(String, DataType)>> {
     let mut columns: Option<Vec<(String, DataType)>> = None;
     for file in files {
-        let parts: Vec<&str> = location.url.strip_prefix(&file.location).map(Iterator::collect).unwrap_or_default();
-        let folders = &parts[..parts.len().saturating_sub(1)];
-        let pairs: Vec<(&str, &str)> = folders.iter().filter_map(|part| part.split_once('=')).collect();
+        let pairs = folder_pairs(location, file);
         match &mut columns {
-            None => columns = Some(pairs.iter().map(|(key, value)| ((*key).to_owned(), value_type(value))).collect()),
+            None => columns = Some(pairs.into_iter().map(|(key, value)| (key, value_type(&value))).collect()),
             Some(known) => {
                 if known.len() != pairs.len() || known.iter().zip(&pairs).any(|((name, _), (key, _))| name != key) {
                     let first = files.first().map(display).unwrap_or_default();

@@ -120,11 +120,32 @@ impl Location {
                 Err(error) => return Err(self.unreadable(error)),
             }
         }
-        let listed = self.url.list_all_files(state, store.as_ref(), "").await?;
-        let mut files: Vec<ObjectMeta> = listed.try_collect().await?;
-        files.retain(|file| !self.is_hidden(file));
+        let listed = store.list(Some(self.url.prefix())).try_collect::<Vec<_>>().await;
+        let mut files = listed.map_err(|error| self.unreadable(error))?;
+        files.retain(|file| self.matches(file) && !self.is_hidden(file));
         files.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(files)
+    }
+
+    /// True if the file is below the folder and, in all its parts, of the glob's form: `*` stays within a
+    /// folder, `**` does not.
+    fn matches(&self, file: &ObjectMeta) -> bool {
+        let Some(below) = self.url.strip_prefix(&file.location) else { return false };
+        let below = below.collect::<Vec<_>>().join("/");
+        let exact = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        self.url.get_glob().as_ref().is_none_or(|glob| glob.matches_with(&below, exact))
+    }
+
+    /// True if DataFusion, whose globs are laxer and skip partition folders, would list the same files.
+    pub async fn lists_the_same(&self, state: &dyn Session, suffix: &str, files: &[ObjectMeta]) -> Result<bool> {
+        if self.url.get_glob().is_none() {
+            return Ok(true);
+        }
+        let store = state.runtime_env().object_store(&self.url)?;
+        let listed = self.url.list_all_files(state, store.as_ref(), suffix).await?;
+        let mut listed: Vec<ObjectMeta> = listed.try_collect().await?;
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok(listed.iter().map(|file| &file.location).eq(files.iter().map(|file| &file.location)))
     }
 
     fn unreadable(&self, error: object_store::Error) -> Error {

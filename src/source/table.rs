@@ -18,6 +18,7 @@ use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, col, lit};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
+use percent_encoding::percent_decode_str;
 
 use super::infer::{self, Group};
 use super::{DATA_ENDINGS, FileKind, Location, diagnose};
@@ -46,10 +47,7 @@ pub async fn table_for_path(state: &SessionState, text: &str) -> Result<Option<A
     let options = format_options(&kind, store.as_ref(), &files).await?;
     let format = create_format(state, kind.format(), &options)?;
     let found = Found::look(state, &store, location, format, files, true).await?;
-    if let [group] = found.groups.as_slice() {
-        return Ok(Some(found.listing(state, Arc::clone(&group.schema), &suffix)?));
-    }
-    Ok(Some(found.union(state)?))
+    if found.united { Ok(Some(found.union(state)?)) } else { Ok(Some(found.listing(state, &suffix)?)) }
 }
 
 /// The data files among those listed, their one format and the ending that selects them again.
@@ -140,6 +138,12 @@ struct Found {
     groups: Vec<Group>,
     /// The columns of all, by name.
     schema: SchemaRef,
+    /// True if the groups are read by themselves and united.
+    united: bool,
+}
+
+fn same_names(a: &SchemaRef, b: &SchemaRef) -> bool {
+    a.fields().iter().map(|field| field.name()).eq(b.fields().iter().map(|field| field.name()))
 }
 
 impl Found {
@@ -173,27 +177,28 @@ impl Found {
             ))
             .hint("read the files without their folders, by a glob, or write them without that column"));
         }
-        let mut groups =
-            if csv { infer::groups(files, schemas) } else { vec![Group { schema: Arc::clone(&schema), files }] };
-        if let [group] = groups.as_mut_slice() {
-            group.schema = Arc::clone(&schema);
-        } else if !partitions.is_empty() {
-            return Err(Error::query(format!("the CSV files below '{}' have different headers", location.text))
-                .hint("files in partition folders need the same columns in the same order"));
-        }
-        Ok(Self { location, format, partitions, groups, schema })
+        let one_header = schemas.windows(2).all(|pair| same_names(&pair[0], &pair[1]));
+        let suffix = files.first().map(|file| file.location.as_ref().rsplit('.').next().unwrap_or(""));
+        let listable = location.lists_the_same(state, suffix.unwrap_or(""), &files).await?;
+        let united = !listable || (csv && !one_header);
+        let groups = if united {
+            infer::groups(&location, files, schemas, !partitions.is_empty())
+        } else {
+            vec![Group { schema: Arc::clone(&schema), files, folders: Vec::new() }]
+        };
+        Ok(Self { location, format, partitions, groups, schema, united })
     }
 
     /// One table over all files.
-    fn listing(&self, state: &SessionState, schema: SchemaRef, suffix: &str) -> Result<Arc<dyn TableProvider>> {
+    fn listing(&self, state: &SessionState, suffix: &str) -> Result<Arc<dyn TableProvider>> {
         let single = !self.location.url.is_collection() && self.location.url.get_glob().is_none();
         let options = ListingOptions::new(Arc::clone(&self.format))
             .with_file_extension(if single { "" } else { suffix })
             .with_table_partition_cols(self.partitions.clone());
-        table(state, vec![self.location.url.clone()], options, schema)
+        table(state, vec![self.location.url.clone()], options, Arc::clone(&self.schema))
     }
 
-    /// A table for each header, all united by name.
+    /// A table for each group, all united by name.
     fn union(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
         let mut all: Option<LogicalPlanBuilder> = None;
         for group in &self.groups {
@@ -214,8 +219,13 @@ impl Found {
                 Some(_) => Ok(col(datafusion::common::Column::from_name(field.name()))),
                 None => Ok(cast(lit(ScalarValue::Null), field.data_type().clone()).alias(field.name())),
             });
+            let folders = group.folders.iter().map(|(name, value)| {
+                let kind = self.partitions.iter().find(|(known, _)| known == name).map(|(_, kind)| kind.clone());
+                let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+                Ok(cast(lit(value), kind.unwrap_or(DataType::Utf8)).alias(name))
+            });
             let plan = LogicalPlanBuilder::scan("files", provider_as_source(part), None)?
-                .project(columns.collect::<Result<Vec<_>>>()?)?;
+                .project(columns.chain(folders).collect::<Result<Vec<_>>>()?)?;
             all = Some(match all {
                 Some(before) => before.union(plan.build()?)?,
                 None => plan,
@@ -301,7 +311,7 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
             return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
         }
         let found = Found::look(state, &store, location, Arc::clone(&format), files, partitioned).await?;
-        if found.groups.len() > 1 {
+        if found.united {
             return Ok(Some(found.union(state)?));
         }
         let schema = found.with_partitions(&mut cmd.table_partition_cols);
