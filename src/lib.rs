@@ -16,6 +16,7 @@ pub mod durable;
 pub mod error;
 
 pub mod format;
+pub mod function;
 pub mod parser;
 
 pub mod source;

@@ -31,7 +31,7 @@ use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
-use crate::{planner, source};
+use crate::{function, planner, source};
 
 /// A session: the tables, views and settings that statements share.
 pub struct Session {
@@ -116,6 +116,7 @@ impl Session {
         let mut state =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         source::register_formats(&mut state);
+        function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());
         let tables = Arc::clone(&paths) as Arc<dyn UrlTableFactory>;
         let catalogs = Arc::new(DynamicFileCatalog::new(Arc::clone(state.catalog_list()), tables));

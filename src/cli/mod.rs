@@ -34,6 +34,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(code).unwrap_or(2));
         }
     };
+    log_to_stderr();
     // Deeply nested SQL needs a deep stack. Only what is used of it costs memory.
     let thread = std::thread::Builder::new().name("fuse".to_owned()).stack_size(PLANNER_STACK_BYTES);
     let done = thread.spawn(move || start(args)).map(std::thread::JoinHandle::join);
@@ -45,6 +46,13 @@ pub fn main() -> ExitCode {
             eprintln!("error: cannot start: {error}");
             ExitCode::from(Kind::Query.exit_code())
         }
+    }
+}
+
+/// What libraries log, for those who ask by RUST_LOG.
+fn log_to_stderr() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
 }
 

@@ -75,3 +75,40 @@ fn nested(expr: Expr) -> Expr {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn leaf(name: usize) -> Expr {
+        Expr::value(Value::Number(name.to_string(), false))
+    }
+
+    /// The operands in order, and how deep the tree is.
+    fn flatten(expr: &Expr, operands: &mut Vec<String>) -> usize {
+        match expr {
+            Expr::BinaryOp { left, right, .. } => 1 + flatten(left, operands).max(flatten(right, operands)),
+            Expr::Nested(inner) => flatten(inner, operands),
+            leaf => {
+                operands.push(leaf.to_string());
+                0
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn operands_keep_their_order_and_the_tree_is_flat(count in 1_usize..3000) {
+            let op = BinaryOperator::Or;
+            let chain = |left: Expr, name| Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(leaf(name)) };
+            let mut expr = (1..count).fold(leaf(0), chain);
+            let balanced = balance(&mut expr);
+            prop_assert_eq!(balanced, if count < CHAIN_OPERANDS { 0 } else { count });
+            let mut operands = Vec::new();
+            let depth = flatten(&expr, &mut operands);
+            prop_assert_eq!(operands, (0..count).map(|name| name.to_string()).collect::<Vec<_>>());
+            prop_assert!(depth <= CHAIN_OPERANDS.max(count.ilog2() as usize + 1));
+        }
+    }
+}

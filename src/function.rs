@@ -1,0 +1,172 @@
+//! Functions of DataFusion's with a limit on what they make.
+//!
+//! Enters: the functions that turn a number into as much text or as many elements. Leaves: the same, but a
+//! result larger than `fuse.function_bytes` is an error. Always holds: the size is known before memory is
+//! taken.
+//!
+//! DataFusion counts the memory of its operators, not of its functions: `repeat('x', 2000000000)` would end
+//! the process under any memory limit.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::Result as DfResult;
+use datafusion::common::config::ConfigOptions;
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+};
+
+use crate::config::{parse_bytes, settings};
+use crate::error::{Error, Result};
+
+/// How much a call makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Growth {
+    /// The bytes of the first argument, as often as the second says.
+    Repeated,
+    /// As many characters as the second argument says.
+    Padded,
+    /// As many elements as the second argument says.
+    Elements,
+    /// The whole numbers from the first to the second argument, or from 0 to the first.
+    Range,
+}
+
+const LIMITED: [(&str, Growth); 6] = [
+    ("repeat", Growth::Repeated),
+    ("lpad", Growth::Padded),
+    ("rpad", Growth::Padded),
+    ("array_repeat", Growth::Elements),
+    ("range", Growth::Range),
+    ("generate_series", Growth::Range),
+];
+
+/// Bytes that one character of padding may take.
+const CHARACTER_BYTES: i64 = 4;
+/// Bytes of one element of a list, at the least.
+const ELEMENT_BYTES: i64 = 8;
+
+/// Puts the limited functions in the place of DataFusion's.
+pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    for (name, growth) in LIMITED {
+        if let Ok(inner) = registry.udf(name) {
+            registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Limited { inner, growth })))?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Limited {
+    inner: Arc<ScalarUDF>,
+    growth: Growth,
+}
+
+impl Limited {
+    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let limit = parse_bytes(&settings(&args.config_options).function_bytes)?;
+        let bytes = self.bytes(args)?;
+        if usize::try_from(bytes).is_ok_and(|bytes| bytes <= limit) {
+            return Ok(());
+        }
+        let megabytes = bytes / 1_000_000;
+        Err(Error::query(format!("{}() would make {megabytes} MB at once", self.inner.name()))
+            .hint("SET fuse.function_bytes = '4GB' allows more, if the memory is there"))
+    }
+
+    /// The size of the result, or more where the arguments do not tell.
+    fn bytes(&self, args: &ScalarFunctionArgs) -> Result<i64> {
+        let rows = args.number_rows;
+        let column = |at: usize| args.args.get(at).map(|value| value.to_array(rows)).transpose();
+        let (Some(first), second) = (column(0)?, column(1)?) else { return Ok(0) };
+        let lengths = |array: &ArrayRef| -> Result<Int64Array> {
+            let array = arrow::compute::kernels::length::length(array)?;
+            numbers(&array)
+        };
+        Ok(match (self.growth, second) {
+            (Growth::Repeated, Some(count)) => sum_of(&lengths(&first)?, &numbers(&count)?, i64::saturating_mul),
+            (Growth::Padded, Some(count)) => {
+                sum_of(&numbers(&count)?, &numbers(&count)?, |n, _| n.saturating_mul(CHARACTER_BYTES))
+            }
+            (Growth::Elements, Some(count)) => {
+                let each = i64::try_from(first.get_array_memory_size() / first.len().max(1)).unwrap_or(i64::MAX);
+                let count = numbers(&count)?;
+                sum_of(&count, &count, |n, _| n.saturating_mul(each.max(ELEMENT_BYTES)))
+            }
+            (Growth::Range, Some(end)) if first.data_type().is_integer() => {
+                let (start, end) = (numbers(&first)?, numbers(&end)?);
+                let step = column(2)?.map(|step| numbers(&step)).transpose()?;
+                let step =
+                    step.and_then(|step| step.iter().flatten().map(i64::saturating_abs).min()).unwrap_or(1).max(1);
+                let size = |from: i64, to: i64| {
+                    (to.saturating_sub(from).saturating_abs() / step).saturating_mul(ELEMENT_BYTES)
+                };
+                sum_of(&start, &end, size)
+            }
+            (Growth::Range, None) if first.data_type().is_integer() => {
+                let end = numbers(&first)?;
+                sum_of(&end, &end, |n, _| n.saturating_abs().saturating_mul(ELEMENT_BYTES))
+            }
+            _ => 0,
+        })
+    }
+}
+
+fn numbers(array: &ArrayRef) -> Result<Int64Array> {
+    let array = cast(array, &DataType::Int64)?;
+    Ok(array.as_any().downcast_ref::<Int64Array>().cloned().unwrap_or_else(|| Int64Array::new_null(array.len())))
+}
+
+/// The sum over all rows of a size that two columns make; NULL and less than nothing count nothing.
+fn sum_of(a: &Int64Array, b: &Int64Array, size: impl Fn(i64, i64) -> i64) -> i64 {
+    let sizes = a.iter().zip(b).filter_map(|(a, b)| Some(size(a?, b?).max(0)));
+    sizes.fold(0, i64::saturating_add)
+}
+
+impl ScalarUDFImpl for Limited {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> DfResult<DataType> {
+        self.inner.return_type(arg_types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> DfResult<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let inner = Arc::new(self.inner.inner().with_updated_config(config)?);
+        Some(ScalarUDF::new_from_impl(Limited { inner, growth: self.growth }))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        self.check(&args)?;
+        self.inner.invoke_with_args(args)
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> DfResult<ExprSimplifyResult> {
+        self.inner.simplify(args, info)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> DfResult<Vec<DataType>> {
+        self.inner.coerce_types(arg_types)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
