@@ -137,6 +137,13 @@ pub fn session_config() -> SessionConfig {
     config
 }
 
+/// What each sorting partition keeps aside for its own merge. DataFusion's default of 10 MB leaves nothing to
+/// sort in where many partitions share a small limit.
+pub fn sort_reservation(memory_bytes: usize, threads: usize) -> usize {
+    const DEFAULT: usize = 10 << 20;
+    (memory_bytes / (threads.max(1) * 20)).clamp(64 << 10, DEFAULT)
+}
+
 /// What differs from DataFusion's defaults, and why.
 fn tune(options: &mut ConfigOptions) {
     // Errors point at their place in the SQL.

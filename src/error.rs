@@ -77,12 +77,14 @@ pub struct Error {
     pub notes: Vec<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// A join ran out of memory that could have sorted and spilled.
+    pub join_exceeds_memory: bool,
 }
 
 impl Error {
     /// An error of `kind` with nothing but a message.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: None, notes: Vec::new(), hint: None }
+        Self { kind, message: message.into(), span: None, notes: Vec::new(), hint: None, join_exceeds_memory: false }
     }
 
     /// A wrong command line.
@@ -373,9 +375,8 @@ fn exhausted(message: &str) -> Error {
     let first = message.lines().next().unwrap_or(message);
     let error = Error::query(format!("not enough memory: {}", tidy(first)));
     if message.contains("HashJoinInput") {
-        return error.hint(
-            "raise --memory-limit, or let the join sort and spill: SET datafusion.optimizer.prefer_hash_join = false",
-        );
+        let error = error.hint("raise --memory-limit, or make the smaller side of the join smaller");
+        return Error { join_exceeds_memory: true, ..error };
     }
     error.hint("raise --memory-limit, or lower --threads: each thread keeps buffers of its own")
 }

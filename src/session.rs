@@ -6,7 +6,8 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Array, UInt64Array};
@@ -16,6 +17,7 @@ use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::MemTable;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
@@ -60,9 +62,33 @@ pub enum Outcome {
 /// The rows of a query, batch by batch.
 pub struct Rows {
     schema: SchemaRef,
+    running: Running,
+    /// Until the first batch is out, the query may start again in another way.
+    again: Option<(SessionState, LogicalPlan)>,
+}
+
+/// A physical plan at work.
+struct Running {
     stream: SendableRecordBatchStream,
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
+}
+
+impl Running {
+    async fn start(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
+        let plan = state.create_physical_plan(plan).await;
+        let plan = plan.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
+        let task = state.task_ctx();
+        let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
+        Ok(Self { stream, plan, task })
+    }
+
+    async fn next(&mut self) -> Option<Result<RecordBatch>> {
+        match self.stream.next().await? {
+            Ok(batch) => Some(Ok(batch)),
+            Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, Error::from(error)).await)),
+        }
+    }
 }
 
 impl Rows {
@@ -73,11 +99,16 @@ impl Rows {
 
     /// The next batch, or nothing at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        match self.stream.next().await {
-            None => Ok(None),
-            Some(Ok(batch)) => Ok(Some(batch)),
-            Some(Err(error)) => Err(source::explain_scan_error(&self.plan, &self.task, Error::from(error)).await),
+        let mut item = self.running.next().await;
+        if let Some(Err(error)) = &item
+            && error.join_exceeds_memory
+            && let Some((state, plan)) = self.again.take()
+        {
+            self.running = Running::start(&with_sorted_joins(&state), &plan).await?;
+            item = self.running.next().await;
         }
+        self.again = None;
+        item.transpose()
     }
 
     /// All of them.
@@ -88,6 +119,13 @@ impl Rows {
         }
         Ok(batches)
     }
+}
+
+/// The state of a session whose joins sort both sides, and so can spill.
+fn with_sorted_joins(state: &SessionState) -> SessionState {
+    let mut config = state.config().clone();
+    config.options_mut().optimizer.prefer_hash_join = false;
+    SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }
 
 impl Session {
@@ -103,16 +141,16 @@ impl Session {
         let disk = DiskManagerBuilder::default().with_mode(mode);
         // Listings are not cached: a file that appears is seen, one that is replaced is read anew.
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_limit(memory, 1.0)
+            .with_memory_pool(memory_pool(memory))
             .with_disk_manager_builder(disk)
             .with_object_list_cache_limit(0)
             .with_object_store_registry(Arc::new(source::Stores::new(writes.clone())))
             .build_arc()?;
-        let mut config = config::session_config();
-        if settings.threads > 0 {
-            config = config.with_target_partitions(settings.threads);
-        }
-        config = config.with_option_extension(settings);
+        let threads = if settings.threads == 0 { cores() } else { settings.threads };
+        let config = config::session_config()
+            .with_target_partitions(threads)
+            .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
+            .with_option_extension(settings);
         let mut state =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
         source::register_formats(&mut state);
@@ -177,11 +215,9 @@ impl Session {
         if !is_write(&plan)? {
             return self.run_plan(plan).await;
         }
-        if let Some(folder) = target.as_ref().and_then(|target| target.new_folder.as_deref()) {
-            self.writes.begin_folder(folder)?;
-        }
+        let folder = target.as_ref().and_then(|target| target.new_folder.clone());
         let name = target.map_or_else(|| write_name(&plan), |target| target.text);
-        self.run_write(plan, name).await
+        self.run_write(plan, name, folder.as_deref()).await
     }
 
     /// Plans one statement and, where later ones need it, does what it does to the catalog; runs nothing.
@@ -194,7 +230,7 @@ impl Session {
         let plan = self.plan(body).await?;
         match plan {
             LogicalPlan::Copy(copy) => {
-                self.physical(LogicalPlan::clone(&copy.input)).await?;
+                self.try_physical(LogicalPlan::clone(&copy.input)).await?;
                 let schema = Arc::clone(copy.input.schema().inner());
                 if let Some(target) = target {
                     self.paths.plan_file(&target.text, schema);
@@ -202,7 +238,7 @@ impl Session {
             }
             LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) => {
                 let schema = Arc::clone(table.input.schema().inner());
-                self.physical(LogicalPlan::clone(&table.input)).await?;
+                self.try_physical(LogicalPlan::clone(&table.input)).await?;
                 let empty = MemTable::try_new(schema, vec![vec![]])?;
                 self.context.register_table(table.name, Arc::new(empty))?;
             }
@@ -216,7 +252,7 @@ impl Session {
                 self.context.execute_logical_plan(plan).await?;
             }
             plan => {
-                self.physical(plan).await?;
+                self.try_physical(plan).await?;
             }
         }
         Ok(())
@@ -232,12 +268,9 @@ impl Session {
         Ok(plan)
     }
 
-    async fn physical(&self, plan: LogicalPlan) -> Result<(Arc<dyn ExecutionPlan>, SessionState)> {
-        let frame = self.context.execute_logical_plan(plan).await?;
-        let (state, plan) = frame.into_parts();
-        let plan = state.create_physical_plan(&plan).await;
-        let plan = plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))?;
-        Ok((plan, state))
+    /// The state and the plan, after what a plan does to the session at once (EXECUTE of a prepared one).
+    async fn resolve(&self, plan: LogicalPlan) -> Result<(SessionState, LogicalPlan)> {
+        Ok(self.context.execute_logical_plan(plan).await?.into_parts())
     }
 
     async fn run_plan(&self, plan: LogicalPlan) -> Result<Outcome> {
@@ -247,28 +280,50 @@ impl Session {
             self.context.execute_logical_plan(plan).await?;
             return Ok(Outcome::Done);
         }
-        let (plan, state) = self.physical(plan).await?;
-        let task = state.task_ctx();
-        let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
-        Ok(Outcome::Rows(Rows { schema: plan.schema(), stream, plan, task }))
+        let (state, plan) = self.resolve(plan).await?;
+        let running = Running::start(&state, &plan).await?;
+        Ok(Outcome::Rows(Rows { schema: running.plan.schema(), running, again: Some((state, plan)) }))
     }
 
     /// Runs a COPY, an INSERT, or an EXPLAIN ANALYZE of one to its end, then shows what it wrote.
-    async fn run_write(&self, plan: LogicalPlan, target: String) -> Result<Outcome> {
+    async fn run_write(&self, plan: LogicalPlan, target: String, folder: Option<&Path>) -> Result<Outcome> {
         let explained = matches!(plan, LogicalPlan::Analyze(_));
-        let Outcome::Rows(rows) = self.run_plan(plan).await? else { return Ok(Outcome::Done) };
-        let (schema, physical, task) = (rows.schema(), Arc::clone(&rows.plan), Arc::clone(&rows.task));
-        let batches = rows.collect().await?;
+        let (state, plan) = self.resolve(plan).await?;
+        let batches = match self.stage(&state, &plan, folder).await {
+            Err(error) if error.join_exceeds_memory => {
+                self.abort().await;
+                self.stage(&with_sorted_joins(&state), &plan, folder).await?
+            }
+            staged => staged?,
+        };
         self.writes.commit().await?;
         if explained {
-            let stream = datafusion::physical_plan::memory::MemoryStream::try_new(batches, Arc::clone(&schema), None)?;
-            return Ok(Outcome::Rows(Rows { schema, stream: Box::pin(stream), plan: physical, task }));
+            let schema = Arc::clone(plan.schema().inner());
+            let table = self.context.read_batches(batches)?.into_parts();
+            let running = Running::start(&table.0, &table.1).await?;
+            return Ok(Outcome::Rows(Rows { schema, running, again: None }));
         }
         let count = |batch: &RecordBatch| -> u64 {
             let column = batch.column(0).as_any().downcast_ref::<UInt64Array>();
             column.map_or(0, |counts| counts.iter().flatten().sum())
         };
         Ok(Outcome::Written { rows: batches.iter().map(count).sum(), target })
+    }
+
+    /// Runs a plan that writes; what it writes is staged.
+    async fn stage(&self, state: &SessionState, plan: &LogicalPlan, folder: Option<&Path>) -> Result<Vec<RecordBatch>> {
+        if let Some(folder) = folder {
+            self.writes.begin_folder(folder)?;
+        }
+        let running = Running::start(state, plan).await?;
+        Rows { schema: running.plan.schema(), running, again: None }.collect().await
+    }
+
+    /// Plans for the machine, and forgets it: `fuse check` wants the errors.
+    async fn try_physical(&self, plan: LogicalPlan) -> Result<()> {
+        let (state, plan) = self.resolve(plan).await?;
+        let physical = state.create_physical_plan(&plan).await;
+        physical.map(drop).map_err(|error| explain_unknown_name(&state, Error::from(error)))
     }
 
     async fn change_setting(&self, change: PlanStatement) -> Result<Outcome> {
@@ -302,6 +357,9 @@ impl Session {
                     text => config::parse_bytes(text)?,
                 };
                 self.set("datafusion.runtime.memory_limit", format!("{}K", bytes.div_ceil(1024))).await?;
+                let threads = self.context.state().config().target_partitions();
+                let reservation = config::sort_reservation(bytes, threads).to_string();
+                self.set("datafusion.execution.sort_spill_reservation_bytes", reservation).await?;
             }
             "fuse.temp_dir" => {
                 let folder = match settings.temp_dir.as_str() {
@@ -321,6 +379,13 @@ impl Session {
         self.context.execute_logical_plan(plan).await?;
         Ok(())
     }
+}
+
+/// Operators that can spill share the memory evenly: with first come, first served, a sort that holds all of
+/// it leaves none for its own merge. An error names the largest users.
+fn memory_pool(bytes: usize) -> Arc<dyn MemoryPool> {
+    let named_in_errors = NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN);
+    Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), named_in_errors))
 }
 
 /// A new folder below that of `fuse.temp_dir`, or of the system.
