@@ -153,7 +153,7 @@ impl Session {
             .with_option_extension(settings);
         let mut state =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
-        source::register_formats(&mut state);
+        source::register_formats(&mut state)?;
         function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());
         let tables = Arc::clone(&paths) as Arc<dyn UrlTableFactory>;

@@ -41,6 +41,7 @@ fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target>
         None => default,
     };
     set_format(copy)?;
+    copy.partitioned_by.iter_mut().for_each(|name| *name = unquoted(name));
     let single = copy.options.iter().find(|(key, _)| key == "single_file_output").map(|(_, value)| value.to_string());
     let existing_folder = Path::new(&copy.target).is_dir();
     let has_ending = copy.target.rsplit('/').next().is_some_and(|name| name.contains('.'));
@@ -80,6 +81,14 @@ fn new_folder(path: &Path, mode: CopyMode, text: &str) -> Result<Option<PathBuf>
         .hint("move that file away, or write to another folder")),
         (_, CopyMode::Error) => Err(Error::query(format!("the folder '{text}' is not empty"))
             .hint("OPTIONS ('mode' 'replace') replaces it in one step, ('mode' 'append') adds files to it")),
+    }
+}
+
+/// The parser hands on `"Odd name"` with its quotes.
+fn unquoted(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => name.to_owned(),
     }
 }
 
@@ -169,6 +178,7 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
         set_option(&mut create.options, "format.delimiter", "\t");
     }
     create.file_type = format;
+    create.table_partition_cols.iter_mut().for_each(|name| *name = unquoted(name));
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     if let Some(word) = kind.and_then(|kind| kind.compression_word())
         && matches!(create.file_type.as_str(), "CSV" | "JSON")

@@ -11,8 +11,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::config::CsvOptions;
-use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -45,17 +43,6 @@ impl CsvShape {
         }
     }
 
-    fn of_options(options: &CsvOptions) -> Self {
-        Self {
-            delimiter: options.delimiter,
-            quote: options.quote,
-            escape: options.escape,
-            comment: options.comment,
-            has_header: options.has_header.unwrap_or(true),
-            compression: options.compression.into(),
-        }
-    }
-
     fn reader(&self, text: Box<dyn Read>) -> csv::Reader<Box<dyn Read>> {
         csv::ReaderBuilder::new()
             .has_headers(false)
@@ -66,6 +53,33 @@ impl CsvShape {
             .comment(self.comment)
             .from_reader(text)
     }
+}
+
+/// A reader of raw records that are written as the options say.
+pub(super) fn reader(options: &CsvOptions, text: Box<dyn Read + Send>) -> csv::Reader<Box<dyn Read + Send>> {
+    csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(options.delimiter)
+        .quote(options.quote)
+        .escape(options.escape)
+        .comment(options.comment)
+        .from_reader(text)
+}
+
+/// A line with more or fewer fields than the others.
+pub(super) fn ragged(name: &str, line: u64, record: &csv::ByteRecord, width: usize, delimiter: u8) -> Error {
+    Error::query(format!("{name}, line {line}: {} fields, but the file has {width} columns", record.len()))
+        .note(format!("the line is: {}", shown(record, delimiter)))
+        .hint("OPTIONS ('format.truncated_rows' 'true') fills missing fields with NULL; a delimiter in a field needs quotes")
+}
+
+/// Bytes that are no text.
+pub(super) fn not_utf8(name: &str, line: u64, column: &str, text: &str) -> Error {
+    let column = if column.is_empty() { String::new() } else { format!(", column {column}") };
+    Error::query(format!("{name}, line {line}{column}: not UTF-8"))
+        .note(format!("the text is: {}", clip(text)))
+        .hint("convert the file first, for example: iconv -f latin1 -t utf-8")
 }
 
 /// What a record reader found wrong, as far as its message tells.
@@ -113,25 +127,6 @@ pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskCon
             continue;
         };
         if let Some(found) = found {
-            return found;
-        }
-    }
-    error
-}
-
-/// Adds the line to an error that came up while columns were inferred.
-pub(super) async fn explain_csv_inference(
-    store: &dyn ObjectStore,
-    format: &Arc<dyn FileFormat>,
-    files: &[ObjectMeta],
-    error: Error,
-) -> Error {
-    let Some(csv) = (format.as_ref() as &dyn std::any::Any).downcast_ref::<CsvFormat>() else { return error };
-    let Some(complaint) = Complaint::read(&error.message) else { return error };
-    let shape = CsvShape::of_options(csv.options());
-    for file in files.iter().filter(|file| error.message.contains(&display(file))) {
-        let Ok(text) = open(store, file, shape.compression).await else { continue };
-        if let Some(found) = search_records(file, text, &shape, &complaint, None) {
             return found;
         }
     }
@@ -202,22 +197,11 @@ fn search_records(
         };
         match complaint {
             Complaint::Fields if record.len() != width => {
-                let row = String::from_utf8_lossy(record.as_slice()).into_owned();
-                let row = if row.is_empty() { row } else { shown(&record, shape.delimiter) };
-                return Some(
-                    Error::query(format!("{name}, line {line}: {} fields, but the file has {width} columns", record.len()))
-                        .note(format!("the line is: {row}"))
-                        .hint("OPTIONS ('format.truncated_rows' 'true') fills missing fields with NULL; a delimiter in a field needs quotes"),
-                );
+                return Some(ragged(&name, line, &record, width, shape.delimiter));
             }
             Complaint::Utf8 => {
                 if let Some(at) = record.iter().position(|field| std::str::from_utf8(field).is_err()) {
-                    let text = String::from_utf8_lossy(&record[at]).into_owned();
-                    return Some(
-                        Error::query(format!("{name}, line {line}, column {}: not UTF-8", column_name(at)))
-                            .note(format!("the text is: {}", clip(&text)))
-                            .hint("convert the file first, for example: iconv -f latin1 -t utf-8"),
-                    );
+                    return Some(not_utf8(&name, line, &column_name(at), &String::from_utf8_lossy(&record[at])));
                 }
             }
             Complaint::Value { text, kind, column } if !is_header && record.get(*column) == Some(text.as_bytes()) => {

@@ -180,20 +180,35 @@ pub(super) fn partitions(location: &Location, files: &[ObjectMeta]) -> Result<Ve
                         .hint("files of one table lie below the same key=value folders"));
                 }
                 for ((_, known), (_, value)) in known.iter_mut().zip(&pairs) {
-                    if *known != value_type(value) {
-                        *known = DataType::Utf8;
-                    }
+                    *known = match (&*known, value_type(value)) {
+                        (DataType::Null, other) => other,
+                        (known, other) if other == DataType::Null || *known == other => known.clone(),
+                        _ => DataType::Utf8,
+                    };
                 }
             }
         }
     }
-    Ok(columns.unwrap_or_default())
+    let mut columns = columns.unwrap_or_default();
+    for (_, kind) in columns.iter_mut().filter(|(_, kind)| *kind == DataType::Null) {
+        *kind = DataType::Utf8;
+    }
+    Ok(columns)
+}
+
+/// The folder name that stands for NULL.
+pub(super) const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// True if a partition column is NULL for some file. DataFusion would take the folder's name for the value.
+pub(super) fn has_null_folder(location: &Location, files: &[ObjectMeta]) -> bool {
+    files.iter().any(|file| folder_pairs(location, file).iter().any(|(_, value)| value == NULL_FOLDER))
 }
 
 /// Whole numbers and dates are typed; `01` is a number, since months are written so; all else is text.
 fn value_type(value: &str) -> DataType {
-    let digits = value.strip_prefix('-').unwrap_or(value);
-    if !digits.is_empty() && digits.len() <= 18 && digits.bytes().all(|b| b.is_ascii_digit()) {
+    if value == NULL_FOLDER {
+        DataType::Null
+    } else if value.parse::<i64>().is_ok() && !value.starts_with('+') {
         DataType::Int64
     } else if value.len() == 10 && chrono::NaiveDate::parse_from_str(value, "%Y-%m-%d").is_ok() {
         DataType::Date32
@@ -221,6 +236,7 @@ mod tests {
         assert_eq!(value_type("2024"), DataType::Int64);
         assert_eq!(value_type("2024-01-31"), DataType::Date32);
         assert_eq!(value_type("2024-01"), DataType::Utf8);
-        assert_eq!(value_type("__HIVE_DEFAULT_PARTITION__"), DataType::Utf8);
+        assert_eq!(value_type("-9223372036854775808"), DataType::Int64);
+        assert_eq!(value_type(NULL_FOLDER), DataType::Null);
     }
 }

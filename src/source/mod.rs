@@ -4,7 +4,10 @@
 //! Always holds: what is not there, or cannot be read, is an error that names the file.
 
 mod diagnose;
+mod file_format;
 mod infer;
+mod infer_csv;
+mod infer_json;
 mod location;
 mod stores;
 mod table;

@@ -20,8 +20,9 @@ use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, co
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use percent_encoding::percent_decode_str;
 
+use super::file_format::{FuseFormatFactory, csv_options};
 use super::infer::{self, Group};
-use super::{DATA_ENDINGS, FileKind, Location, diagnose};
+use super::{DATA_ENDINGS, FileKind, Location};
 use crate::config::SCHEMA_SAMPLE_ROWS;
 use crate::error::{Error, Result};
 
@@ -29,10 +30,14 @@ use crate::error::{Error, Result};
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
 
 /// Makes `STORED AS` of every file format ours.
-pub fn register_formats(state: &mut SessionState) {
+pub fn register_formats(state: &mut SessionState) -> Result<()> {
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
+        if let Some(factory) = state.get_file_format_factory(format) {
+            state.register_file_format(Arc::new(FuseFormatFactory(factory)), true)?;
+        }
     }
+    Ok(())
 }
 
 /// The table that `FROM 'path'` means, or nothing if `text` is no path.
@@ -156,14 +161,8 @@ impl Found {
         files: Vec<ObjectMeta>,
         partitioned: bool,
     ) -> Result<Self> {
-        let csv = format.get_ext() == "csv";
-        let schemas = match infer::schemas(state, store, &format, &files).await {
-            Ok(schemas) => schemas,
-            Err(error) if csv => {
-                return Err(diagnose::explain_csv_inference(store.as_ref(), &format, &files, error).await);
-            }
-            Err(error) => return Err(error),
-        };
+        let csv = csv_options(format.as_ref()).is_some();
+        let schemas = infer::schemas(state, store, &format, &files).await?;
         let partitions = if partitioned { infer::partitions(&location, &files)? } else { Vec::new() };
         let same = schemas.windows(2).all(|pair| pair[0] == pair[1]);
         let schema = if same { Arc::clone(&schemas[0]) } else { infer::union(&files, &schemas, csv)? };
@@ -180,7 +179,8 @@ impl Found {
         let one_header = schemas.windows(2).all(|pair| same_names(&pair[0], &pair[1]));
         let suffix = files.first().map(|file| file.location.as_ref().rsplit('.').next().unwrap_or(""));
         let listable = location.lists_the_same(state, suffix.unwrap_or(""), &files).await?;
-        let united = !listable || (csv && !one_header);
+        let null_folder = !partitions.is_empty() && infer::has_null_folder(&location, &files);
+        let united = !listable || null_folder || (csv && !one_header);
         let groups = if united {
             infer::groups(&location, files, schemas, !partitions.is_empty())
         } else {
@@ -221,7 +221,10 @@ impl Found {
             });
             let folders = group.folders.iter().map(|(name, value)| {
                 let kind = self.partitions.iter().find(|(known, _)| known == name).map(|(_, kind)| kind.clone());
-                let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+                let value = match value.as_str() {
+                    infer::NULL_FOLDER => ScalarValue::Utf8(None),
+                    text => ScalarValue::from(percent_decode_str(text).decode_utf8_lossy().into_owned()),
+                };
                 Ok(cast(lit(value), kind.unwrap_or(DataType::Utf8)).alias(name))
             });
             let plan = LogicalPlanBuilder::scan("files", provider_as_source(part), None)?
@@ -296,7 +299,7 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
             return Err(location.missing(store.as_ref()).await);
         }
         if folder {
-            let suffix = suffix_of(&format);
+            let suffix = format!(".{}", format.get_ext());
             if files.is_empty() || files.iter().any(|file| file.location.as_ref().ends_with(&suffix)) {
                 files.retain(|file| file.location.as_ref().ends_with(&suffix));
                 text.push_str(if text.ends_with('/') { "*" } else { "/*" });
@@ -337,11 +340,4 @@ impl Found {
         }
         Arc::new(Schema::new(fields))
     }
-}
-
-/// The ending that a format gives to the files it writes.
-fn suffix_of(format: &Arc<dyn FileFormat>) -> String {
-    let with_compression = format.compression_type().and_then(|kind| format.get_ext_with_compression(&kind).ok());
-    let ending = with_compression.unwrap_or_else(|| format.get_ext());
-    format!(".{}", ending.trim_start_matches('.'))
 }

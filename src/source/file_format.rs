@@ -1,0 +1,236 @@
+//! DataFusion's file formats with our own look at the columns.
+//!
+//! Enters: files. Leaves: their columns, found in one pass over the first rows of each; else what the format
+//! beneath gives. Always holds: a text that is inferred as a number, date or time is one: nothing is taken for
+//! what it merely resembles, and leading zeros stay.
+//!
+//! DataFusion cuts files at line ends before it looks, and takes a `\` in CSV for an escape there; it wants
+//! JSON objects to be one line each; and it names the files it writes without regard to compression and tabs.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::io::{BufReader, Cursor, Read};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::config::CsvOptions;
+use datafusion::common::stats::Precision;
+use datafusion::common::{GetExt, Result as DfResult, Statistics};
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
+use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::physical_expr::LexRequirement;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use super::infer::{self, display};
+use super::{infer_csv, infer_json};
+use crate::config::{SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS};
+use crate::error::{Error, Result};
+
+/// A text format as its options describe it.
+#[derive(Debug, Clone)]
+enum Text {
+    Csv(CsvOptions),
+    Json(FileCompressionType),
+    /// Not text: DataFusion knows the columns.
+    No,
+}
+
+/// A format of DataFusion's and what is ours about it.
+#[derive(Debug)]
+pub(super) struct FuseFormat {
+    inner: Arc<dyn FileFormat>,
+    text: Text,
+}
+
+impl FuseFormat {
+    fn new(inner: Arc<dyn FileFormat>) -> Self {
+        let any = inner.as_ref() as &dyn Any;
+        let text = if let Some(csv) = any.downcast_ref::<CsvFormat>() {
+            Text::Csv(csv.options().clone())
+        } else if let Some(json) = any.downcast_ref::<JsonFormat>() {
+            Text::Json(json.options().compression.into())
+        } else {
+            Text::No
+        };
+        Self { inner, text }
+    }
+
+    /// The options, if this is CSV.
+    pub(super) fn csv_options(&self) -> Option<&CsvOptions> {
+        match &self.text {
+            Text::Csv(options) => Some(options),
+            _ => None,
+        }
+    }
+
+    async fn infer(&self, state: &dyn Session, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<SchemaRef> {
+        let name = display(file);
+        match self.text.clone() {
+            Text::Csv(options) => {
+                let sample = Sample::open(store, file, options.compression.into()).await?;
+                let header = options.has_header.unwrap_or_else(|| state.config_options().catalog.has_header);
+                blocking(move || infer_csv::columns(sample, &options, header, &name)).await
+            }
+            Text::Json(compression) => {
+                let sample = Sample::open(store, file, compression).await?;
+                blocking(move || infer_json::columns(sample, &name)).await
+            }
+            Text::No => Err(Error::query(format!("{name}: not a text file"))),
+        }
+    }
+}
+
+async fn blocking(work: impl FnOnce() -> Result<SchemaRef> + Send + 'static) -> Result<SchemaRef> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::query(format!("a worker crashed: {e}"))))
+}
+
+/// The start of a text file, decompressed.
+pub(super) struct Sample {
+    pub(super) text: Box<dyn Read + Send>,
+    /// The text may end in the middle of a record.
+    pub(super) cut: bool,
+    /// Rows to look at.
+    pub(super) rows: usize,
+}
+
+impl Sample {
+    async fn open(store: &dyn ObjectStore, file: &ObjectMeta, compression: FileCompressionType) -> Result<Self> {
+        let whole = store.get(&file.location).await?;
+        let (raw, cut): (Box<dyn Read + Send>, bool) = match whole.payload {
+            GetResultPayload::File(file, _) => (Box::new(file), false),
+            GetResultPayload::Stream(_) => {
+                let end = file.size.min(SCHEMA_SAMPLE_BYTES as u64);
+                let options = GetOptions { range: Some(GetRange::Bounded(0..end)), ..Default::default() };
+                let bytes = store.get_opts(&file.location, options).await?.bytes().await?;
+                (Box::new(Cursor::new(bytes)), end < file.size)
+            }
+        };
+        let text = compression.convert_read(BufReader::new(raw))?;
+        Ok(Self { text: Box::new(text), cut, rows: SCHEMA_SAMPLE_ROWS })
+    }
+}
+
+#[async_trait]
+impl FileFormat for FuseFormat {
+    /// The ending of files that this format writes, without the dot.
+    fn get_ext(&self) -> String {
+        let plain = match &self.text {
+            Text::Csv(options) if options.delimiter == b'\t' => "tsv".to_owned(),
+            _ => self.inner.get_ext(),
+        };
+        let compression = self.compression_type().map(|kind| kind.get_ext()).unwrap_or_default();
+        format!("{}{compression}", plain.trim_start_matches('.'))
+    }
+
+    fn get_ext_with_compression(&self, _compression: &FileCompressionType) -> DfResult<String> {
+        Ok(self.get_ext())
+    }
+
+    fn compression_type(&self) -> Option<FileCompressionType> {
+        self.inner.compression_type()
+    }
+
+    async fn infer_schema(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        objects: &[ObjectMeta],
+    ) -> DfResult<SchemaRef> {
+        if matches!(self.text, Text::No) {
+            return self.inner.infer_schema(state, store, objects).await;
+        }
+        let mut schemas = Vec::with_capacity(objects.len());
+        for file in objects {
+            schemas.push(self.infer(state, store.as_ref(), file).await?);
+        }
+        Ok(infer::union(objects, &schemas, self.csv_options().is_some())?)
+    }
+
+    /// What is known of a file. Statistics of floats leave NaN out, which is larger than all in SQL, so a
+    /// minimum and maximum of floats are not known.
+    async fn infer_stats(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        table_schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> DfResult<Statistics> {
+        let mut statistics = self.inner.infer_stats(state, store, Arc::clone(&table_schema), object).await?;
+        for (column, field) in statistics.column_statistics.iter_mut().zip(table_schema.fields()) {
+            if field.data_type().is_floating() {
+                column.min_value = Precision::Absent;
+                column.max_value = Precision::Absent;
+            }
+        }
+        Ok(statistics)
+    }
+
+    async fn infer_ordering(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        table_schema: SchemaRef,
+        object: &ObjectMeta,
+    ) -> DfResult<Option<datafusion::physical_expr::LexOrdering>> {
+        self.inner.infer_ordering(state, store, table_schema, object).await
+    }
+
+    async fn create_physical_plan(
+        &self,
+        state: &dyn Session,
+        mut conf: FileScanConfig,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let json = (self.inner.as_ref() as &dyn Any).downcast_ref::<JsonFormat>();
+        if json.is_some_and(|json| !json.options().newline_delimited) {
+            // An array cannot be cut. Scans with a partitioning of their own are not.
+            conf.output_partitioning = Some(Partitioning::UnknownPartitioning(conf.file_groups.len()));
+        }
+        self.inner.create_physical_plan(state, conf).await
+    }
+
+    async fn create_writer_physical_plan(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        state: &dyn Session,
+        conf: FileSinkConfig,
+        order_requirements: Option<LexRequirement>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.inner.create_writer_physical_plan(input, state, conf, order_requirements).await
+    }
+
+    fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
+        self.inner.file_source(table_schema)
+    }
+}
+
+/// Makes [`FuseFormat`]s.
+#[derive(Debug)]
+pub(super) struct FuseFormatFactory(pub(super) Arc<dyn FileFormatFactory>);
+
+impl GetExt for FuseFormatFactory {
+    fn get_ext(&self) -> String {
+        self.0.get_ext()
+    }
+}
+
+impl FileFormatFactory for FuseFormatFactory {
+    fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> DfResult<Arc<dyn FileFormat>> {
+        Ok(Arc::new(FuseFormat::new(self.0.create(state, options)?)))
+    }
+
+    fn default(&self) -> Arc<dyn FileFormat> {
+        Arc::new(FuseFormat::new(self.0.default()))
+    }
+}
+
+/// The options of a CSV format of ours.
+pub(super) fn csv_options(format: &dyn FileFormat) -> Option<&CsvOptions> {
+    (format as &dyn Any).downcast_ref::<FuseFormat>()?.csv_options()
+}
