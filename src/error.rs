@@ -183,7 +183,7 @@ impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Self {
         match error {
             parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
-            other => Self::query(tidy(&other.to_string())),
+            other => Self::query(tidy(&strip_prefixes(&other.to_string()))),
         }
     }
 }
@@ -247,7 +247,7 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         DataFusionError::ArrowError(arrow, _) => from_arrow_ref(arrow),
         DataFusionError::ParquetError(parquet) => match parquet.as_ref() {
             parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
-            other => Error::query(tidy(&other.to_string())),
+            other => Error::query(tidy(&strip_prefixes(&other.to_string()))),
         },
         DataFusionError::ObjectStore(store) => match store.as_ref() {
             object_store::Error::NotFound { path, .. } => Error::query(format!("no such file: /{path}")),
@@ -383,7 +383,9 @@ fn exhausted(message: &str) -> Error {
 
 /// Removes the words that libraries put before their messages.
 fn strip_prefixes(message: &str) -> String {
-    const PREFIXES: [&str; 12] = [
+    const PREFIXES: [&str; 14] = [
+        "Parquet argument error: ",
+        "Parquet error: EOF: ",
         "Error during planning: ",
         "External error: ",
         "Arrow error: ",

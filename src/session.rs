@@ -86,7 +86,7 @@ impl Running {
     async fn next(&mut self) -> Option<Result<RecordBatch>> {
         match self.stream.next().await? {
             Ok(batch) => Some(Ok(batch)),
-            Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, Error::from(error)).await)),
+            Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, error).await)),
         }
     }
 }

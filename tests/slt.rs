@@ -102,7 +102,7 @@ async fn run_file(file: &Path) -> (Tally, String) {
             return (tally, format!("{}: {error}\n", file.display()));
         }
     };
-    let mut runner = Runner::new(|| async { Engine::new() });
+    let mut runner = Runner::new(Engine::new);
     runner.with_normalizer(|text| text.trim_end().to_owned());
     for record in records {
         let counts = matches!(record, Record::Statement { .. } | Record::Query { .. });
@@ -156,12 +156,17 @@ fn any_error(mut record: Record<DefaultColumnType>) -> Record<DefaultColumnType>
 struct Engine(Session);
 
 impl Engine {
-    fn new() -> Result<Self, Error> {
-        // As DataFusion's own runner: four partitions, and COPY adds to a folder.
+    /// As DataFusion's own runner: four partitions, and COPY adds to a folder. FUSE_SLT_DIALECT: another
+    /// dialect than ours.
+    async fn new() -> Result<Self, Error> {
         let mut settings = Settings::default();
         settings.threads = 4;
         settings.copy_mode = "append".to_owned();
-        Ok(Self(Session::new(settings)?))
+        let session = Session::new(settings)?;
+        if let Ok(dialect) = std::env::var("FUSE_SLT_DIALECT") {
+            session.execute_text(&format!("SET datafusion.sql_parser.dialect = '{dialect}'")).await?;
+        }
+        Ok(Self(session))
     }
 }
 

@@ -10,13 +10,16 @@ use std::io::Read;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use datafusion::common::DataFusionError;
 use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource};
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::infer::display;
 use crate::error::{Error, Kind};
@@ -109,7 +112,9 @@ impl Complaint {
 }
 
 /// Adds file, line and column to the error of a running plan, if a text file caused it.
-pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext, error: Error) -> Error {
+pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext, error: DataFusionError) -> Error {
+    let damaged = error.to_string().contains("Parquet");
+    let error = Error::from(error);
     if error.kind != Kind::Query {
         return error;
     }
@@ -123,6 +128,8 @@ pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskCon
             search_csv(config, source.table_schema().file_schema(), &shape, &complaint, context).await
         } else if let Some((config, source)) = scan.downcast_to_file_source::<JsonSource>() {
             search_json(config, source.table_schema().file_schema(), context).await
+        } else if let Some((config, _)) = scan.downcast_to_file_source::<ParquetSource>() {
+            if damaged { search_parquet(config, context).await } else { None }
         } else {
             continue;
         };
@@ -232,6 +239,24 @@ fn clip(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// Names the Parquet file that cannot be read to its end. Only local files are tried.
+async fn search_parquet(config: &FileScanConfig, context: &TaskContext) -> Option<Error> {
+    let store = context.runtime_env().object_store(&config.object_store_url).ok()?;
+    for file in files_of(config) {
+        let object_store::GetResultPayload::File(handle, _) = store.get(&file.location).await.ok()?.payload else {
+            return None;
+        };
+        let read = move || -> Result<(), ArrowError> {
+            ParquetRecordBatchReaderBuilder::try_new(handle)?.build()?.try_for_each(|batch| batch.map(drop))
+        };
+        if let Ok(Err(cause)) = tokio::task::spawn_blocking(read).await {
+            let cause = Error::from(cause);
+            return Some(Error::query(format!("{}: {}", display(&file), cause.message)).hint("the file is damaged"));
+        }
+    }
+    None
 }
 
 /// Decodes line by line until one fails.
