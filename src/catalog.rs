@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -76,16 +77,21 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
     }
     let quoted = |prefix: &str| Some(error.message.strip_prefix(prefix)?.split('\'').next()?.to_owned());
     if let Some(full) = quoted("table '") {
-        let name = full.rsplit('.').next().unwrap_or(&full).to_owned();
+        let name = full.trim_start_matches("datafusion.public.").to_owned();
         let known = table_names(state);
         let mut better = Error { message: format!("no table named {name}"), ..error.clone() };
         better.hint = match near_name(&name, known.iter().map(String::as_str)) {
             Some(near) => Some(format!("did you mean {near}?")),
+            None if Path::new(&name).is_dir() => Some(format!("a folder is named with a slash: FROM '{name}/'")),
             None => Some("SHOW TABLES lists the tables; a file is named in quotes: FROM 'data.parquet'".to_owned()),
         };
         return better;
     }
     if let Some(name) = quoted("Invalid function '") {
+        if state.window_functions().contains_key(&name) {
+            let better = Error { message: format!("{name} is a window function"), notes: Vec::new(), ..error };
+            return better.hint(format!("say over which rows: {name}() OVER (ORDER BY …)"));
+        }
         let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
         let known = known.chain(state.window_functions().keys()).chain(state.table_functions().keys());
         let mut better = Error { message: format!("no function named {name}"), notes: Vec::new(), ..error.clone() };

@@ -101,6 +101,8 @@ pub const NESTING_LIMIT: usize = 250;
 pub const CHAIN_OPERANDS: usize = 16;
 /// Operands that one statement's AND and OR chains may have in all: planning takes time quadratic in it.
 pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
+/// Operands of one chain of any other operator, such as `+`: each is a level of nesting.
+pub const EXPRESSION_OPERANDS_LIMIT: usize = 1_000;
 /// Rows read from the start of each text file to find the types of its columns.
 pub const SCHEMA_SAMPLE_ROWS: usize = 20_480;
 /// Bytes read from the start of each text file to find the types of its columns.

@@ -37,6 +37,8 @@ struct State {
     /// Staged file and where it goes.
     files: Vec<(PathBuf, PathBuf)>,
     remote: Vec<store::Pending>,
+    /// The first write that failed. DataFusion's writers may hide it.
+    failure: Option<Error>,
 }
 
 impl fmt::Debug for Writes {
@@ -83,6 +85,15 @@ impl Writes {
         let staged = state.stages[at].path_for(&relative)?;
         state.files.push((staged.clone(), target));
         Ok(staged)
+    }
+
+    /// What the first failed write of the statement said.
+    pub fn failure(&self) -> Option<Error> {
+        self.state().failure.clone()
+    }
+
+    fn fail(&self, error: Error) {
+        self.state().failure.get_or_insert(error);
     }
 
     fn push_remote(&self, pending: store::Pending) {

@@ -130,6 +130,13 @@ impl Error {
         this
     }
 
+    /// A panic beneath us: a bug, in fuse or in a library. What the statement wrote is not kept.
+    pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Self::query(format!("a bug ended the statement: {text}")).hint("nothing of it was kept; the session goes on")
+    }
+
     fn from_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Kind::Closed, "the reader of the output has gone"),
@@ -138,7 +145,12 @@ impl Error {
             }
             io::ErrorKind::NotFound => Self::query("no such file or folder"),
             io::ErrorKind::PermissionDenied => Self::query("permission denied"),
-            _ => Self::query(error.to_string()),
+            io::ErrorKind::NotADirectory => Self::query("a part of the path is not a folder"),
+            io::ErrorKind::IsADirectory => Self::query("is a folder, not a file"),
+            _ => match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+                Some(own) => own.clone(),
+                None => Self::query(error.to_string().split(" (os error").next().unwrap_or_default()),
+            },
         }
     }
 }
@@ -260,8 +272,9 @@ fn from_datafusion(error: &DataFusionError) -> Error {
             .hint("this is a bug in fuse; the statement's output was not kept"),
         DataFusionError::ResourcesExhausted(message) => exhausted(message),
         DataFusionError::Plan(m) | DataFusionError::NotImplemented(m) | DataFusionError::Configuration(m) => {
-            from_signatures(m).unwrap_or_else(|| Error::sql(tidy(&strip_prefixes(m))))
+            from_signatures(m).or_else(|| known_message(m)).unwrap_or_else(|| Error::sql(tidy(&strip_prefixes(m))))
         }
+        DataFusionError::Execution(m) if m.starts_with("Table '") => Error::sql(tidy(m)),
         DataFusionError::Internal(m) => from_signatures(m).unwrap_or_else(|| Error::query(tidy(m))),
         other => Error::query(tidy(&strip_prefixes(&other.strip_backtrace()))),
     }
@@ -296,10 +309,52 @@ fn from_diagnostic(diagnostic: &Diagnostic, inner: Error) -> Error {
     error
 }
 
+/// Messages of DataFusion's that speak of its insides, in a user's words.
+fn known_message(message: &str) -> Option<Error> {
+    let after = |start: &str| message.split_once(start).map(|(_, rest)| rest);
+    if message.contains("does not support logical expression WindowFunction") {
+        return Some(
+            Error::sql("a window function, such as row_number() OVER (), cannot stand here")
+                .hint("filter on it with QUALIFY, or in a query around this one"),
+        );
+    }
+    if let Some(rest) = after("Unable to find factory for ").or_else(|| after("Unable to create table with format ")) {
+        let name = rest.split(['!', '.']).next().unwrap_or(rest);
+        return Some(unknown_format(name));
+    }
+    if let Some(rest) = after("Unsupported ast node in sqltorel: ").or_else(|| after("Unsupported ast node ")) {
+        let name = rest.split([' ', '(', '{']).next().unwrap_or(rest);
+        return Some(Error::sql(format!("{} is not supported", name.to_uppercase())));
+    }
+    if message.contains("Inserting into a ListingTable backed by a single file") {
+        return Some(
+            Error::sql("the table is one file, and INSERT adds files to a folder")
+                .hint("put the table's LOCATION on a folder, with a / at its end"),
+        );
+    }
+    None
+}
+
+/// A format that STORED AS does not know.
+pub fn unknown_format(name: &str) -> Error {
+    const FORMATS: [&str; 7] = ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO"];
+    let error = Error::sql(format!("no format named {name}"));
+    match near_name(name, FORMATS) {
+        Some(near) => error.hint(format!("did you mean {near}?")),
+        None => error.hint(format!("formats are {}", FORMATS.join(", "))),
+    }
+}
+
 /// `Function 'sum' failed to match any signature, errors: …` with an error for each signature.
 fn from_signatures(message: &str) -> Option<Error> {
     let rest = message.split_once("Function '")?.1;
     let (function, rest) = rest.split_once("' failed to match any signature, errors:")?;
+    if let Some(count) = rest.split(" expects ").nth(1).and_then(|rest| rest.split(' ').next())
+        && count.parse::<usize>().is_ok()
+        && !rest.contains("' requires ")
+    {
+        return Some(Error::sql(format!("{function} takes {count} argument(s)")));
+    }
     let mut wanted: Vec<&str> = Vec::new();
     for part in rest.split("' requires ").skip(1) {
         let name = part.split(", but received").next().unwrap_or(part);
@@ -383,7 +438,9 @@ fn exhausted(message: &str) -> Error {
 
 /// Removes the words that libraries put before their messages.
 fn strip_prefixes(message: &str) -> String {
-    const PREFIXES: [&str; 14] = [
+    const PREFIXES: [&str; 16] = [
+        "Generic file error: ",
+        "IO error: ",
         "Parquet argument error: ",
         "Parquet error: EOF: ",
         "Error during planning: ",
@@ -411,7 +468,8 @@ fn tidy(message: &str) -> String {
     let end = message
         .find("\n\nbacktrace:")
         .or_else(|| message.find("\nThis issue was likely caused by a bug in DataFusion"))
-        .or_else(|| message.find(".\nThis issue was likely"))
+        .or_else(|| message.find(". No function matches the given name"))
+        .or_else(|| message.find(".. No function matches"))
         .unwrap_or(message.len());
     message[..end].trim().trim_end_matches('.').to_owned()
 }

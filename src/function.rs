@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::array::{Array, ArrayRef, Int64Array, LargeStringArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Result as DfResult;
@@ -32,11 +32,15 @@ enum Growth {
     Padded,
     /// As many elements as the second argument says.
     Elements,
+    /// The first argument, with the third in place of the second.
+    Replaced,
     /// The whole numbers from the first to the second argument, or from 0 to the first.
     Range,
 }
 
-const LIMITED: [(&str, Growth); 6] = [
+const LIMITED: [(&str, Growth); 8] = [
+    ("array_resize", Growth::Elements),
+    ("replace", Growth::Replaced),
     ("repeat", Growth::Repeated),
     ("lpad", Growth::Padded),
     ("rpad", Growth::Padded),
@@ -97,6 +101,10 @@ impl Limited {
                 let count = numbers(&count)?;
                 sum_of(&count, &count, |n, _| n.saturating_mul(each.max(ELEMENT_BYTES)))
             }
+            (Growth::Replaced, Some(from)) => match column(2)? {
+                Some(to) => replaced(&first, &from, &to)?,
+                None => 0,
+            },
             (Growth::Range, Some(end)) if first.data_type().is_integer() => {
                 let (start, end) = (numbers(&first)?, numbers(&end)?);
                 let step = column(2)?.map(|step| numbers(&step)).transpose()?;
@@ -114,6 +122,25 @@ impl Limited {
             _ => 0,
         })
     }
+}
+
+/// The bytes that replace() makes: counted only where a bound that costs nothing is high.
+fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef) -> Result<i64> {
+    const BOUND_IN_DOUBT: usize = 1 << 28;
+    let strings = |array: &ArrayRef| -> Result<StringArray> {
+        let array = cast(array, &DataType::LargeUtf8)?;
+        let large = array.as_any().downcast_ref::<LargeStringArray>();
+        Ok(large.map(|large| large.iter().collect()).unwrap_or_else(|| StringArray::new_null(array.len())))
+    };
+    let most = |array: &ArrayRef| array.get_array_memory_size();
+    if most(text).saturating_mul(most(to)) < BOUND_IN_DOUBT {
+        return Ok(0);
+    }
+    let (text, from, to) = (strings(text)?, strings(from)?, strings(to)?);
+    let rows = text.iter().zip(&from).zip(&to).filter_map(|((text, from), to)| Some((text?, from?, to?)));
+    let sizes =
+        rows.map(|(text, from, to)| text.len().saturating_add(text.matches(from).count().saturating_mul(to.len())));
+    Ok(i64::try_from(sizes.fold(0_usize, usize::saturating_add)).unwrap_or(i64::MAX))
 }
 
 fn numbers(array: &ArrayRef) -> Result<Int64Array> {

@@ -7,6 +7,7 @@
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,17 +16,19 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
-use datafusion::datasource::MemTable;
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlanStatement};
+use datafusion::logical_expr::{
+    CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, Statement as PlanStatement,
+};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
@@ -84,7 +87,8 @@ impl Running {
     }
 
     async fn next(&mut self) -> Option<Result<RecordBatch>> {
-        match self.stream.next().await? {
+        let next = AssertUnwindSafe(self.stream.next()).catch_unwind().await;
+        match next.unwrap_or_else(|panic| Some(Err(Error::from_panic(panic.as_ref()).into())))? {
             Ok(batch) => Some(Ok(batch)),
             Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, error).await)),
         }
@@ -189,11 +193,16 @@ impl Session {
 
     /// Runs one statement. Rows are computed as they are taken; all else is done on return.
     pub async fn execute(&self, statement: Statement) -> Result<Outcome> {
-        let outcome = self.try_execute(statement).await;
-        if outcome.is_err() {
-            self.abort().await;
+        let outcome = AssertUnwindSafe(self.try_execute(statement)).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())));
+        match outcome {
+            Ok(outcome) => Ok(outcome),
+            Err(error) => {
+                let error = self.writes.failure().unwrap_or(error);
+                self.abort().await;
+                Err(error)
+            }
         }
-        outcome
     }
 
     /// Removes what an unfinished statement has staged.
@@ -274,6 +283,9 @@ impl Session {
     }
 
     async fn run_plan(&self, plan: LogicalPlan) -> Result<Outcome> {
+        if let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) = &plan {
+            return self.create_table(table.clone()).await;
+        }
         if let LogicalPlan::Ddl(_) | LogicalPlan::Statement(PlanStatement::Prepare(_) | PlanStatement::Deallocate(_)) =
             plan
         {
@@ -283,6 +295,20 @@ impl Session {
         let (state, plan) = self.resolve(plan).await?;
         let running = Running::start(&state, &plan).await?;
         Ok(Outcome::Rows(Rows { schema: running.plan.schema(), running, again: Some((state, plan)) }))
+    }
+
+    /// CREATE TABLE … AS: the query runs like any other, and the table is made of its rows.
+    async fn create_table(&self, mut table: CreateMemoryTable) -> Result<Outcome> {
+        if !matches!(table.input.as_ref(), LogicalPlan::EmptyRelation(_)) {
+            let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
+            let running = Running::start(&state, &input).await?;
+            let rows = Rows { schema: running.plan.schema(), running, again: Some((state, input)) };
+            let (schema, batches) = (rows.schema(), rows.collect().await?);
+            let rows = MemTable::try_new(schema, vec![batches])?;
+            table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
+        }
+        self.context.execute_logical_plan(LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))).await?;
+        Ok(Outcome::Done)
     }
 
     /// Runs a COPY, an INSERT, or an EXPLAIN ANALYZE of one to its end, then shows what it wrote.
@@ -339,7 +365,9 @@ impl Session {
         let value = value.or_else(|| config::default_value(&name));
         if let Some(value) = value {
             validate(&name, &value)?;
-            self.set(&name, value).await.map_err(|error| explain_setting(&name, error))?;
+            let unread = |error: Error| Error { message: format!("{name} = '{value}': {}", error.message), ..error };
+            let set = self.set(&name, value.clone()).await;
+            set.map_err(|error| explain_setting(&name, unread(error)))?;
         } else {
             let reset = datafusion::logical_expr::ResetVariable { variable: name.clone() };
             let plan = LogicalPlan::Statement(PlanStatement::ResetVariable(reset));

@@ -35,13 +35,19 @@ pub fn main() -> ExitCode {
         }
     };
     log_to_stderr();
+    // A panic becomes an error of its statement. RUST_BACKTRACE=full shows where it came from.
+    if std::env::var_os("RUST_BACKTRACE").is_none_or(|value| value != "full") {
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     // Deeply nested SQL needs a deep stack. Only what is used of it costs memory.
     let thread = std::thread::Builder::new().name("fuse".to_owned()).stack_size(PLANNER_STACK_BYTES);
     let done = thread.spawn(move || start(args)).map(std::thread::JoinHandle::join);
     match done {
         Ok(Ok(code)) => code,
-        // The panic has printed its message.
-        Ok(Err(_)) => ExitCode::from(Kind::Query.exit_code()),
+        Ok(Err(panic)) => {
+            report::error(&Error::from_panic(panic.as_ref()), None);
+            ExitCode::from(Kind::Query.exit_code())
+        }
         Err(error) => {
             eprintln!("error: cannot start: {error}");
             ExitCode::from(Kind::Query.exit_code())

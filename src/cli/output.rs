@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::config::Settings;
 use crate::durable::OutputFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::{Format, Shape, encoder};
 use crate::session::Rows;
 
@@ -31,16 +31,23 @@ impl Output {
         if terminal && format.is_binary() {
             return Err(Error::usage("a terminal cannot show binary data").hint("use -o FILE, or pipe the output"));
         }
+        // An error before the first row leaves standard output empty, and the file unopened.
+        let mut next = rows.next().await?;
         let out: Box<dyn Write + Send> =
             if to_file { Box::new(self.open(&settings.output, format).await?) } else { Box::new(std::io::stdout()) };
         let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
         let mut encoder = encoder(format, &rows.schema(), out, shape(terminal, settings), !to_file)?;
         let mut count = 0;
-        while let Some(batch) = rows.next().await? {
+        let at_file = |error: Error| match error.kind {
+            Kind::Query if to_file => Error { message: format!("{}: {}", settings.output, error.message), ..error },
+            _ => error,
+        };
+        while let Some(batch) = next {
             count += batch.num_rows() as u64;
-            encoder.write(&batch)?;
+            encoder.write(&batch).map_err(at_file)?;
+            next = rows.next().await?;
         }
-        encoder.finish()?;
+        encoder.finish().map_err(at_file)?;
         Ok(count)
     }
 

@@ -47,19 +47,24 @@ impl StagedStore {
     fn create_local(&self, local: &LocalFileSystem, location: &Path) -> StoreResult<(PathBuf, File)> {
         let target = local.path_to_filesystem(location)?;
         let create = || -> io::Result<(PathBuf, File)> {
-            if target.is_dir() {
-                return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a folder"));
+            match fs::metadata(&target) {
+                Ok(old) if old.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+                Ok(old) if !old.is_file() => return Err(io::Error::other("is a pipe or device; use -o")),
+                _ => {}
             }
             let staged = self.writes.stage(&target)?;
             let file = File::create_new(&staged)?;
             Ok((target.clone(), file))
         };
-        create().map_err(|e| failed(&target, &e))
+        create().map_err(|e| failed(&self.writes, &target, &e))
     }
 }
 
-fn failed(path: &std::path::Path, error: &io::Error) -> object_store::Error {
-    object_store::Error::Generic { store: "file", source: Box::new(Error::io(path.display(), error)) }
+/// The error of a local write, also remembered as the statement's.
+fn failed(writes: &Writes, path: &std::path::Path, error: &io::Error) -> object_store::Error {
+    let error = Error::io(path.display(), error);
+    writes.fail(error.clone());
+    object_store::Error::Generic { store: "file", source: Box::new(error) }
 }
 
 impl fmt::Display for StagedStore {
@@ -94,7 +99,7 @@ impl ObjectStore for StagedStore {
             }
             file.sync_all()
         };
-        blocking(write).await.map_err(|e| failed(&target, &e))?;
+        blocking(write).await.map_err(|e| failed(&self.writes, &target, &e))?;
         Ok(PutResult { e_tag: None, version: None })
     }
 
@@ -106,7 +111,7 @@ impl ObjectStore for StagedStore {
         match &self.local {
             Some(local) => {
                 let (target, file) = self.create_local(local, location)?;
-                Ok(Box::new(LocalUpload { target, file: Arc::new(file), offset: 0 }))
+                Ok(Box::new(LocalUpload { target, file: Arc::new(file), offset: 0, writes: self.writes.clone() }))
             }
             None => {
                 let upload = self.inner.put_multipart_opts(location, opts).await?;
@@ -158,12 +163,14 @@ struct LocalUpload {
     target: PathBuf,
     file: Arc<File>,
     offset: u64,
+    writes: Writes,
 }
 
 #[async_trait]
 impl MultipartUpload for LocalUpload {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
         let (file, target, mut offset) = (Arc::clone(&self.file), self.target.clone(), self.offset);
+        let writes = self.writes.clone();
         self.offset += payload.content_length() as u64;
         Box::pin(async move {
             let write = move || {
@@ -173,13 +180,13 @@ impl MultipartUpload for LocalUpload {
                     result
                 })
             };
-            blocking(write).await.map_err(|e| failed(&target, &e))
+            blocking(write).await.map_err(|e| failed(&writes, &target, &e))
         })
     }
 
     async fn complete(&mut self) -> StoreResult<PutResult> {
         let file = Arc::clone(&self.file);
-        blocking(move || file.sync_all()).await.map_err(|e| failed(&self.target, &e))?;
+        blocking(move || file.sync_all()).await.map_err(|e| failed(&self.writes, &self.target, &e))?;
         Ok(PutResult { e_tag: None, version: None })
     }
 

@@ -26,6 +26,19 @@ pub(super) fn balance(expr: &mut Expr) -> usize {
     count
 }
 
+/// How many operands the chain of one other operator has that starts at `expr`: `1 + 1 + 1 …`.
+pub(super) fn other_chain(expr: &Expr) -> usize {
+    let mut length = 1;
+    let mut node = expr;
+    while let Expr::BinaryOp { left, op, .. } = node
+        && !matches!(op, BinaryOperator::And | BinaryOperator::Or)
+    {
+        length += 1;
+        node = left;
+    }
+    length
+}
+
 fn hole() -> Expr {
     Expr::value(Value::Null)
 }

@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::chain;
-use crate::config::CHAIN_OPERANDS_LIMIT;
+use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT};
 use crate::error::{Error, Result, Span};
 
 /// Rewrites what can be planned, refuses what would be ignored.
@@ -139,6 +139,11 @@ impl VisitorMut for Pass {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         self.operands += chain::balance(expr);
+        if chain::other_chain(expr) > EXPRESSION_OPERANDS_LIMIT {
+            let error = Error::sql(format!("an expression has over {EXPRESSION_OPERANDS_LIMIT} operands in a row"))
+                .hint("put the values into a file or a VALUES list and use sum() or string_agg()");
+            return ControlFlow::Break(error);
+        }
         if self.operands > CHAIN_OPERANDS_LIMIT {
             let error = Error::sql(format!("the statement has over {CHAIN_OPERANDS_LIMIT} terms joined by AND or OR"))
                 .hint("put the values into a file or a VALUES list and join with it, or use IN (…)");

@@ -12,7 +12,7 @@ use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as
 use datafusion::sql::sqlparser::ast::Value;
 
 use crate::config::CopyMode;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown_format};
 use crate::source::{DATA_ENDINGS, FileKind, Location};
 
 /// Where a COPY writes.
@@ -135,6 +135,12 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
         }
     };
     let (format, delimiter) = format_name(&name);
+    if copy.target.contains(['*', '?']) {
+        return Err(Error::sql(format!("'{}' is a pattern, not a file to write", copy.target)));
+    }
+    if !matches!(format, "PARQUET" | "CSV" | "JSON" | "ARROW" | "AVRO") {
+        return Err(unknown_format(format));
+    }
     if format == "AVRO" {
         return Err(Error::sql("Avro can be read but not written").hint("write Parquet, Arrow, CSV or JSON"));
     }
@@ -178,6 +184,10 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
         set_option(&mut create.options, "format.delimiter", "\t");
     }
     create.file_type = format;
+    if has_option(&create.options, "null_regex") {
+        return Err(Error::sql("the option null_regex is not supported")
+            .hint("read the column as VARCHAR, and use nullif(column, 'n/a')"));
+    }
     create.table_partition_cols.iter_mut().for_each(|name| *name = unquoted(name));
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     if let Some(word) = kind.and_then(|kind| kind.compression_word())

@@ -113,7 +113,9 @@ impl Complaint {
 
 /// Adds file, line and column to the error of a running plan, if a text file caused it.
 pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext, error: DataFusionError) -> Error {
-    let damaged = error.to_string().contains("Parquet");
+    let text = error.to_string().to_lowercase();
+    let damaged = text.contains("parquet");
+    let unpacked = ["deflate", "frame", "eof", "zstd", "xz", "corrupt"].iter().any(|word| text.contains(word));
     let error = Error::from(error);
     if error.kind != Kind::Query {
         return error;
@@ -122,6 +124,12 @@ pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskCon
     while let Some(node) = scans.pop() {
         scans.extend(node.children().into_iter().cloned());
         let Some(scan) = node.downcast_ref::<DataSourceExec>() else { continue };
+        if unpacked
+            && let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>()
+            && let Some(found) = search_compressed(config, context).await
+        {
+            return found;
+        }
         let found = if let Some((config, source)) = scan.downcast_to_file_source::<CsvSource>() {
             let Some(complaint) = Complaint::read(&error.message) else { continue };
             let shape = CsvShape::of_source(source, config.file_compression_type);
@@ -217,9 +225,7 @@ fn search_records(
                     Error::query(format!("{name}, line {line}, column {column}: '{}' is not of type {kind}", clip(text)))
                         .note(format!("the first {} rows of each file decide the types", crate::config::SCHEMA_SAMPLE_ROWS))
                         .hint(format!(
-                            "declare the type: CREATE EXTERNAL TABLE t ({column} VARCHAR, …) STORED AS CSV LOCATION '{name}'; \
-                             or read the text as NULL: OPTIONS ('format.null_regex' '^{}$')",
-                            clip(text)
+                            "declare the type: CREATE EXTERNAL TABLE t ({column} VARCHAR, …) STORED AS CSV LOCATION '{name}'"
                         )),
                 );
             }
@@ -254,6 +260,24 @@ async fn search_parquet(config: &FileScanConfig, context: &TaskContext) -> Optio
         if let Ok(Err(cause)) = tokio::task::spawn_blocking(read).await {
             let cause = Error::from(cause);
             return Some(Error::query(format!("{}: {}", display(&file), cause.message)).hint("the file is damaged"));
+        }
+    }
+    None
+}
+
+/// Names the compressed file that cannot be unpacked to its end.
+async fn search_compressed(config: &FileScanConfig, context: &TaskContext) -> Option<Error> {
+    if !config.file_compression_type.is_compressed() {
+        return None;
+    }
+    let store = context.runtime_env().object_store(&config.object_store_url).ok()?;
+    for file in files_of(config) {
+        let mut text = open(store.as_ref(), &file, config.file_compression_type).await.ok()?;
+        if let Err(cause) = std::io::copy(&mut text, &mut std::io::sink()) {
+            return Some(
+                Error::query(format!("{}: the compressed data is damaged: {cause}", display(&file)))
+                    .hint("it may have been cut off: fetch or write the file again"),
+            );
         }
     }
     None

@@ -5,12 +5,13 @@
 //! is an error that names both files; nothing is matched by position between files whose headers differ.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::Session;
 use datafusion::datasource::file_format::FileFormat;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::Location;
@@ -33,14 +34,28 @@ pub(super) async fn schemas(
     files: &[ObjectMeta],
 ) -> Result<Vec<SchemaRef>> {
     let one = |file: ObjectMeta| async move {
-        let schema = format.infer_schema(state, store, std::slice::from_ref(&file)).await;
-        schema.map_err(|e| unreadable(&file, Error::from(e)))
+        let look = format.infer_schema(state, store, std::slice::from_ref(&file));
+        // Decoders of damaged files may panic.
+        match AssertUnwindSafe(look).catch_unwind().await {
+            Ok(schema) => schema.map_err(|e| unreadable(&file, Error::from(e))),
+            Err(_) => Err(Error::query(format!("cannot read {}: the file is damaged", display(&file)))),
+        }
     };
     stream::iter(files.iter().cloned()).map(one).buffered(16).try_collect().await
 }
 
 fn unreadable(file: &ObjectMeta, mut error: Error) -> Error {
     let name = display(file);
+    let formats = [
+        ("at least 8 bytes long", "Parquet"),
+        ("Corrupt footer", "Parquet"),
+        ("Failed to parse Arrow file", "Arrow"),
+        ("Incorrect avro magic", "Avro"),
+    ];
+    if let Some((_, format)) = formats.iter().find(|(words, _)| error.message.contains(words)) {
+        let article = if *format == "Parquet" { "a" } else { "an" };
+        return Error::query(format!("{name} is not {article} {format} file, or its end is missing"));
+    }
     if !error.message.contains(&name) {
         error.message = format!("cannot read {name}: {}", error.message);
     }

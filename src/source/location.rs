@@ -86,6 +86,9 @@ impl Location {
 
     /// Reads a path, a URL, or either with a glob.
     pub fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::query("the path is empty"));
+        }
         let wrong = |why: String| Error::query(format!("'{text}' is not a path or URL: {why}"));
         let expanded = match (text.strip_prefix("~/"), std::env::var("HOME")) {
             (Some(rest), Ok(home)) => format!("{home}/{rest}"),
