@@ -276,11 +276,17 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         }
         DataFusionError::Execution(m) if m.starts_with("Table '") => Error::sql(tidy(m)),
         DataFusionError::Internal(m) => from_signatures(m).unwrap_or_else(|| Error::query(tidy(m))),
-        other => Error::query(tidy(&strip_prefixes(&other.strip_backtrace()))),
+        other => {
+            let text = other.strip_backtrace();
+            known_message(&text).unwrap_or_else(|| Error::query(tidy(&strip_prefixes(&text))))
+        }
     }
 }
 
 fn from_arrow_ref(error: &ArrowError) -> Error {
+    if let Some(known) = known_message(&error.to_string()) {
+        return known;
+    }
     match error {
         ArrowError::IoError(_, io) => Error::from_io(io),
         ArrowError::ExternalError(inner) => from_boxed(inner.as_ref()),
@@ -326,6 +332,13 @@ fn known_message(message: &str) -> Option<Error> {
         let name = rest.split([' ', '(', '{']).next().unwrap_or(rest);
         return Some(Error::sql(format!("{} is not supported", name.to_uppercase())));
     }
+    if let Some(rest) = after("Regular expression did not compile: ") {
+        let cause = rest.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
+        return Some(Error::query(format!(
+            "the regular expression cannot be read: {}",
+            cause.unwrap_or("it is too large")
+        )));
+    }
     if message.contains("Inserting into a ListingTable backed by a single file") {
         return Some(
             Error::sql("the table is one file, and INSERT adds files to a folder")
@@ -362,7 +375,8 @@ fn from_signatures(message: &str) -> Option<Error> {
             wanted.push(name);
         }
     }
-    let given = rest.split("but received ").nth(1).and_then(|part| part.split(" (DataType").next());
+    let mut received = rest.split("but received ").skip(1);
+    let given = received.find_map(|part| part.split_once(" (DataType").map(|(name, _)| name));
     let given = given.map_or_else(|| "these arguments".to_owned(), |given| format!("a {given}"));
     let error = Error::sql(format!("{function} does not take {given}"));
     Some(if wanted.is_empty() {

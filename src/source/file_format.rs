@@ -87,6 +87,32 @@ impl FuseFormat {
     }
 }
 
+/// Refuses an Arrow file whose footer points outside of it: its reader would ask for that much memory.
+async fn check_arrow_blocks(store: &dyn ObjectStore, file: &ObjectMeta) -> Result<()> {
+    const TRAILER_BYTES: u64 = 10;
+    let range = |start: u64, end: u64| GetOptions { range: Some(GetRange::Bounded(start..end)), ..Default::default() };
+    if file.size < TRAILER_BYTES {
+        return Ok(());
+    }
+    let trailer = store.get_opts(&file.location, range(file.size - TRAILER_BYTES, file.size)).await?.bytes().await?;
+    let Some((length, b"ARROW1")) = trailer.split_at_checked(4) else { return Ok(()) };
+    let length = length.try_into().map_or(0, i32::from_le_bytes);
+    let start = u64::try_from(length).ok().and_then(|length| (file.size - TRAILER_BYTES).checked_sub(length));
+    let damaged = || Error::query(format!("{}: the file is damaged: its footer is wrong", display(file)));
+    let footer = store.get_opts(&file.location, range(start.ok_or_else(damaged)?, file.size - TRAILER_BYTES)).await?;
+    let footer = footer.bytes().await?;
+    let footer = arrow::ipc::root_as_footer(&footer).map_err(|_| damaged())?;
+    let blocks = footer.recordBatches().into_iter().flatten().chain(footer.dictionaries().into_iter().flatten());
+    for block in blocks {
+        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+        let end = parts.into_iter().try_fold(0_u64, |end, part| end.checked_add(u64::try_from(part).ok()?));
+        if end.is_none_or(|end| end > file.size) {
+            return Err(damaged());
+        }
+    }
+    Ok(())
+}
+
 async fn blocking(work: impl FnOnce() -> Result<SchemaRef> + Send + 'static) -> Result<SchemaRef> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::query(format!("a worker crashed: {e}"))))
 }
@@ -144,6 +170,11 @@ impl FileFormat for FuseFormat {
         objects: &[ObjectMeta],
     ) -> DfResult<SchemaRef> {
         if matches!(self.text, Text::No) {
+            if self.inner.get_ext().ends_with("arrow") {
+                for file in objects {
+                    check_arrow_blocks(store.as_ref(), file).await?;
+                }
+            }
             return self.inner.infer_schema(state, store, objects).await;
         }
         let mut schemas = Vec::with_capacity(objects.len());

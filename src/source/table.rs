@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
-use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::datasource::{ViewTable, provider_as_source};
@@ -131,7 +131,27 @@ fn create_format(state: &SessionState, name: &str, options: &HashMap<String, Str
     let factory = state.get_file_format_factory(name).ok_or_else(|| {
         Error::sql(format!("STORED AS {name} is not known")).hint(format!("known are {}", FORMATS.join(", ")))
     })?;
-    Ok(factory.create(state, options)?)
+    factory.create(state, options).map_err(|error| name_bad_option(state, &factory, options, Error::from(error)))
+}
+
+/// The error of the one option that is wrong, with its name and value.
+fn name_bad_option(
+    state: &SessionState,
+    factory: &Arc<dyn FileFormatFactory>,
+    options: &HashMap<String, String>,
+    error: Error,
+) -> Error {
+    for (name, value) in options {
+        let alone = HashMap::from([(name.clone(), value.clone())]);
+        if let Err(cause) = factory.create(state, &alone) {
+            let cause = Error::from(cause).message;
+            return Error::sql(format!(
+                "the option '{}' cannot be '{value}': {cause}",
+                name.trim_start_matches("format.")
+            ));
+        }
+    }
+    error
 }
 
 /// Files that were found and what is in them.
@@ -327,7 +347,21 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
     if let Some(schema) = inferred {
         cmd.schema = Arc::new(DFSchema::try_from(schema)?);
     }
+    known_columns(cmd)?;
     Ok(None)
+}
+
+/// PARTITIONED BY and WITH ORDER name columns of the table.
+fn known_columns(cmd: &CreateExternalTable) -> Result<()> {
+    let ordered = cmd.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs()).map(|column| &column.name);
+    for name in cmd.table_partition_cols.iter().chain(ordered) {
+        if cmd.schema.field_with_unqualified_name(name).is_err() {
+            let names: Vec<&str> = cmd.schema.fields().iter().map(|field| field.name().as_str()).collect();
+            return Err(Error::sql(format!("no column named {name}"))
+                .note(format!("the columns here are {}", names.join(", "))));
+        }
+    }
+    Ok(())
 }
 
 impl Found {
