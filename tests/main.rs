@@ -5,6 +5,7 @@
 
 mod command_line;
 mod durability;
+mod round_trip;
 mod slt;
 mod support;
 mod tidy;

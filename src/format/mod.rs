@@ -5,6 +5,7 @@
 //! (Files of COPY are written by DataFusion's own sinks.)
 
 mod binary;
+mod carry;
 mod cell;
 mod json;
 mod table;
@@ -18,6 +19,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 
+pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
 pub use table::Shape;
 
 /// How a result is written.
@@ -25,7 +27,7 @@ pub use table::Shape;
 pub enum Format {
     /// Aligned columns in a box.
     Table,
-    /// Comma-separated values with a header; NULL is empty, an empty text is `""`.
+    /// Comma-separated values with a header; NULL is empty, an empty text is `""`, nested values are JSON.
     Csv,
     /// The same with tabs.
     Tsv,
@@ -71,6 +73,17 @@ impl Format {
         matches!(self, Format::Parquet | Format::Arrow)
     }
 
+    /// What decides how its values are carried; people read the others.
+    fn carrier(self) -> Option<Carrier> {
+        match self {
+            Format::Table | Format::Markdown => None,
+            Format::Csv | Format::Tsv => Some(Carrier::Text),
+            Format::Json | Format::Ndjson => Some(Carrier::Json),
+            Format::Parquet => Some(Carrier::Parquet),
+            Format::Arrow => Some(Carrier::Arrow),
+        }
+    }
+
     /// True if two results one after the other are still a file of this format.
     pub fn concatenates(self) -> bool {
         !matches!(self, Format::Parquet | Format::Arrow | Format::Json)
@@ -105,15 +118,22 @@ pub fn encoder(
     shape: Shape,
     pipe: bool,
 ) -> Result<Box<dyn Encoder>> {
-    Ok(match format {
-        Format::Table => Box::new(table::TableEncoder::new(schema, out, shape)),
-        Format::Markdown => Box::new(table::MarkdownEncoder::new(schema, out)?),
-        Format::Csv => Box::new(text::TextEncoder::new(schema, out, b',')?),
-        Format::Tsv => Box::new(text::TextEncoder::new(schema, out, b'\t')?),
+    let carrier = format.carrier();
+    // People see two columns where programs would see one.
+    if !pipe || !matches!(carrier, None | Some(Carrier::Text)) {
+        refuse_same_names(schema)?;
+    }
+    let carried = carrier.map_or_else(|| Ok(SchemaRef::clone(schema)), |carrier| carrier.schema(schema))?;
+    let inner: Box<dyn Encoder> = match format {
+        Format::Table => Box::new(table::TableEncoder::new(&carried, out, shape)),
+        Format::Markdown => Box::new(table::MarkdownEncoder::new(&carried, out)?),
+        Format::Csv => Box::new(text::TextEncoder::new(&carried, out, b',')?),
+        Format::Tsv => Box::new(text::TextEncoder::new(&carried, out, b'\t')?),
         Format::Json => Box::new(json::JsonEncoder::array(out)),
         Format::Ndjson => Box::new(json::JsonEncoder::lines(out)),
-        Format::Parquet => Box::new(binary::ParquetEncoder::new(schema, out)?),
-        Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(schema, out)?),
-        Format::Arrow => Box::new(binary::ArrowFileEncoder::new(schema, out)?),
-    })
+        Format::Parquet => Box::new(binary::ParquetEncoder::new(&carried, out)?),
+        Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(&carried, out)?),
+        Format::Arrow => Box::new(binary::ArrowFileEncoder::new(&carried, out)?),
+    };
+    Ok(if carried == *schema { inner } else { Box::new(carry::Carried { schema: carried, inner }) })
 }
