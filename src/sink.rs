@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
-use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetSink};
@@ -46,6 +46,12 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
                 .hint("leave out one column, or add one to the SELECT"));
         }
     }
+    if let LogicalPlan::Dml(dml) = write.plan
+        && write.one_file
+    {
+        return Err(Error::sql(format!("{} is one file: INSERT adds files to a folder", dml.table_name.table()))
+            .hint("put the table's LOCATION on a folder, as in 'data/', or write a new file with COPY … TO"));
+    }
     let input = write.plan.inputs();
     for field in input.iter().flat_map(|input| input.schema().fields()) {
         let partition = write.partitions.contains(field.name());
@@ -63,6 +69,28 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
+/// Lets the rows of `INSERT … VALUES` hold NULL where the table has a column of PARTITIONED BY, which DataFusion
+/// declares without NULL.
+pub fn allow_nulls(plan: LogicalPlan) -> Result<LogicalPlan> {
+    if !matches!(plan, LogicalPlan::Dml(_)) {
+        return Ok(plan);
+    }
+    let nullable = plan.transform_up(|node| match node {
+        LogicalPlan::Values(mut values) => {
+            let fields = values.schema.iter().map(|(table, field)| {
+                let field = Field::clone(field).with_nullable(true);
+                (table.cloned(), Arc::new(field))
+            });
+            let schema = DFSchema::new_with_metadata(fields.collect(), values.schema.metadata().clone())?;
+            values.schema = Arc::new(schema);
+            Ok(Transformed::yes(LogicalPlan::Values(values)))
+        }
+        LogicalPlan::Dml(_) => Ok(Transformed::no(node)),
+        node => Ok(Transformed::yes(node.recompute_schema()?)),
+    })?;
+    Ok(nullable.data)
+}
+
 /// A statement that writes files.
 struct Write<'a> {
     /// The COPY or the INSERT itself.
@@ -71,6 +99,8 @@ struct Write<'a> {
     partitions: Vec<String>,
     /// The files have the columns of PARTITIONED BY too.
     keeps_partitions: bool,
+    /// The table of an INSERT is a file and no folder.
+    one_file: bool,
 }
 
 fn write_of<'a>(state: &SessionState, plan: &'a LogicalPlan) -> Option<Write<'a>> {
@@ -82,14 +112,16 @@ fn write_of<'a>(state: &SessionState, plan: &'a LogicalPlan) -> Option<Write<'a>
             let carrier = Carrier::of_ending(&copy.file_type.get_ext());
             let option = copy.options.get("execution.keep_partition_by_columns");
             let keeps_partitions = option.map_or(keeps_partitions, |value| value.trim() == "true");
-            Some(Write { plan, carrier, partitions: copy.partition_by.clone(), keeps_partitions })
+            Some(Write { plan, carrier, partitions: copy.partition_by.clone(), keeps_partitions, one_file: false })
         }
         LogicalPlan::Dml(dml) => {
             let table = source_as_provider(&dml.target).ok()?;
-            let options = table.downcast_ref::<ListingTable>()?.options();
+            let table = table.downcast_ref::<ListingTable>()?;
+            let options = table.options();
+            let one_file = table.table_paths().iter().any(|path| !path.is_collection());
             let carrier = Carrier::of_ending(&options.format.get_ext());
             let partitions = options.table_partition_cols.iter().map(|(name, _)| name.clone()).collect();
-            Some(Write { plan, carrier, partitions, keeps_partitions })
+            Some(Write { plan, carrier, partitions, keeps_partitions, one_file })
         }
         _ => None,
     }

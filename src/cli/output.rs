@@ -20,6 +20,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub(super) struct Output {
     /// The file of `-o`, once a result went there, and how many did.
     file: Option<(String, OutputFile, usize)>,
+    /// The format of the last result on standard output.
+    printed: Option<Format>,
 }
 
 impl Output {
@@ -30,6 +32,12 @@ impl Output {
         let terminal = !to_file && std::io::stdout().is_terminal();
         if terminal && format.is_binary() {
             return Err(Error::usage("a terminal cannot show binary data").hint("use -o FILE, or pipe the output"));
+        }
+        if !to_file {
+            let before = self.printed.replace(format);
+            if before.is_some_and(|before| !before.concatenates() || !format.concatenates()) {
+                return Err(one_result("standard output"));
+            }
         }
         let out: Box<dyn Write + Send> =
             if to_file { Box::new(self.open(&settings.output, format).await?) } else { Box::new(std::io::stdout()) };
@@ -55,8 +63,7 @@ impl Output {
         };
         *results += 1;
         if *results > 1 && !format.concatenates() {
-            return Err(Error::usage(format!("'{path}' can hold one result, and this is the second"))
-                .hint("write each with its own COPY … TO, or choose csv or ndjson"));
+            return Err(one_result(&format!("'{path}'")));
         }
         file.handle()
     }
@@ -68,6 +75,11 @@ impl Output {
             None => Ok(()),
         }
     }
+}
+
+fn one_result(place: &str) -> Error {
+    Error::usage(format!("{place} can hold one result in this format, and this is the second"))
+        .hint("write each with its own COPY … TO, or choose csv or ndjson")
 }
 
 fn format(settings: &Settings) -> Result<Format> {

@@ -41,6 +41,7 @@ fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target>
         None => default,
     };
     set_format(copy)?;
+    unquote(&mut copy.partitioned_by);
     let single = copy.options.iter().find(|(key, _)| key == "single_file_output").map(|(_, value)| value.to_string());
     let existing_folder = Path::new(&copy.target).is_dir();
     let has_ending = copy.target.rsplit('/').next().is_some_and(|name| name.contains('.'));
@@ -129,6 +130,13 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
     if format == "AVRO" {
         return Err(Error::sql("Avro can be read but not written").hint("write Parquet, Arrow, CSV or JSON"));
     }
+    if matches!(format, "PARQUET" | "ARROW")
+        && let Some(word) = kind.and_then(|kind| kind.compression_word())
+    {
+        let (name, ending) = if format == "PARQUET" { ("Parquet", "parquet") } else { ("Arrow", "arrow") };
+        return Err(Error::sql(format!("'{}': {name} files are compressed inside, not as .{word}", copy.target))
+            .hint(format!("end it in .{ending}")));
+    }
     copy.stored_as = Some(format.to_owned());
     if delimiter && !has_option(&copy.options, "delimiter") {
         set_option(&mut copy.options, "format.delimiter", "\t");
@@ -141,6 +149,15 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
         set_option(&mut copy.options, "format.compression", compression(word));
     }
     Ok(())
+}
+
+/// The parser leaves the names of PARTITIONED BY in their quotes.
+fn unquote(names: &mut [String]) {
+    for name in names {
+        if let Some(inner) = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            *name = inner.replace("\"\"", "\"");
+        }
+    }
 }
 
 /// DataFusion's name for a format, and whether its fields are parted by tabs.
@@ -169,6 +186,7 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
         set_option(&mut create.options, "format.delimiter", "\t");
     }
     create.file_type = format;
+    unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     if let Some(word) = kind.and_then(|kind| kind.compression_word())
         && matches!(create.file_type.as_str(), "CSV" | "JSON")
