@@ -5,6 +5,8 @@
 //! Always holds: NULL gets the folder of NULL, which no value has; what cannot be written is refused before
 //! anything is written.
 
+mod lines;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
@@ -13,6 +15,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::json::JsonSink;
 use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetSink};
 use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
 use datafusion::datasource::physical_plan::{FileSink, FileSinkConfig};
@@ -28,6 +31,7 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
+use self::lines::JsonLines;
 use crate::error::{Error, Result};
 use crate::format::{Carrier, carry, is_nested, refuse_same_names, texts};
 
@@ -174,11 +178,19 @@ impl Write<'_> {
             };
             expressions.push(ProjectionExpr { expr, alias: field.name().clone() });
         }
-        if fits {
+        let json = exec.sink().downcast_ref::<JsonSink>();
+        if fits && json.is_none() {
             return Ok(None);
         }
-        let input: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(expressions, Arc::clone(exec.input()))?);
+        let input: Arc<dyn ExecutionPlan> = if fits {
+            Arc::clone(exec.input())
+        } else {
+            Arc::new(ProjectionExec::try_new(expressions, Arc::clone(exec.input()))?)
+        };
         let order = exec.sort_order().clone();
+        if let Some(json) = json {
+            return Ok(Some(Arc::new(DataSinkExec::new(input, Arc::new(JsonLines::new(json)), order))));
+        }
         if let Some(parquet) = exec.sink().downcast_ref::<ParquetSink>() {
             let config = self.config(parquet.config().clone())?;
             let format = ParquetFormat::default().with_options(parquet.parquet_options().clone());
