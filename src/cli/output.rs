@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::config::Settings;
 use crate::durable::OutputFile;
 use crate::error::{Error, Result};
-use crate::format::{Format, Shape, encoder};
+use crate::format::{Format, Packing, Shape, encoder};
 use crate::session::Rows;
 
 /// Bytes that are gathered before they are written out.
@@ -28,6 +28,7 @@ impl Output {
     /// Prints one result; gives the number of its rows.
     pub(super) async fn print(&mut self, mut rows: Rows, settings: &Settings) -> Result<u64> {
         let format = format(settings)?;
+        let packing = packing(settings, format)?;
         let to_file = !settings.output.is_empty();
         let terminal = !to_file && std::io::stdout().is_terminal();
         if terminal && format.is_binary() {
@@ -41,7 +42,10 @@ impl Output {
         }
         let out: Box<dyn Write + Send> =
             if to_file { Box::new(self.open(&settings.output, format).await?) } else { Box::new(std::io::stdout()) };
-        let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+        let mut out: Box<dyn Write + Send> = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+        if let Some(packing) = packing {
+            out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, packing.writer(out)?));
+        }
         let mut encoder = encoder(format, &rows.schema(), out, shape(terminal, settings), !to_file)?;
         let mut count = 0;
         while let Some(batch) = rows.next().await? {
@@ -89,9 +93,20 @@ fn format(settings: &Settings) -> Result<Format> {
     if settings.output.is_empty() {
         return Ok(Format::Table);
     }
-    Format::of_path(&settings.output).ok_or_else(|| {
+    let (path, _) = Packing::split(&settings.output)?;
+    Format::of_path(path).ok_or_else(|| {
         Error::usage(format!("the ending of '{}' does not tell a format", settings.output)).hint("add --format")
     })
+}
+
+/// How the file of `-o` is compressed.
+fn packing(settings: &Settings, format: Format) -> Result<Option<Packing>> {
+    let (path, packing) = Packing::split(&settings.output)?;
+    if packing.is_some() && format.is_binary() {
+        return Err(Error::usage(format!("'{}': Parquet and Arrow files are compressed inside", settings.output))
+            .hint(format!("write to '{path}'")));
+    }
+    Ok(packing)
 }
 
 fn shape(terminal: bool, settings: &Settings) -> Shape {

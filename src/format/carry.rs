@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, StringArray, StringBuilder, make_array};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use arrow::json::writer::{EncoderOptions, make_encoder};
@@ -63,7 +63,7 @@ impl Carrier {
     /// A column as this carries it.
     pub fn field(self, field: &FieldRef) -> Result<FieldRef> {
         let kind = field.data_type();
-        let known = self.kind(kind).and_then(|to| match to == *kind || to == DataType::Utf8 {
+        let known = self.kind(kind).and_then(|to| match same_layout(kind, &to) || to == DataType::Utf8 {
             false if !can_cast_types(kind, &to) => Err(Foreign(kind.clone())),
             _ => Ok(to),
         });
@@ -111,6 +111,11 @@ impl Carrier {
                 let to = self.kind(value)?;
                 if to == **value { kind.clone() } else { to }
             }
+            // Readers of Arrow files want ends that are never NULL.
+            (Arrow, DataType::RunEndEncoded(ends, values)) if self.kind(values.data_type())? == *values.data_type() => {
+                let ends = Arc::new(Field::clone(ends).with_nullable(false));
+                DataType::RunEndEncoded(ends, Arc::clone(values))
+            }
             (_, DataType::RunEndEncoded(_, values)) => {
                 let to = child(values)?;
                 if to == *values { kind.clone() } else { to.data_type().clone() }
@@ -126,6 +131,16 @@ impl Carrier {
             }
             _ => kind.clone(),
         })
+    }
+}
+
+/// True for types that differ in whether the ends of runs may be NULL, or not at all.
+fn same_layout(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (DataType::RunEndEncoded(from, a), DataType::RunEndEncoded(to, b)) => {
+            from.data_type() == to.data_type() && a == b
+        }
+        (from, to) => from == to,
     }
 }
 
@@ -161,6 +176,10 @@ pub fn carry(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     }
     if *to == DataType::Utf8 && is_nested(from) {
         return Ok(Arc::new(json(array)?));
+    }
+    if same_layout(from, to) {
+        let data = array.to_data().into_builder().data_type(to.clone()).build()?;
+        return Ok(make_array(data));
     }
     // An error rather than NULL, should a value not fit.
     let options = CastOptions { safe: false, ..CastOptions::default() };

@@ -8,6 +8,7 @@ mod binary;
 mod carry;
 mod cell;
 mod json;
+mod pack;
 mod table;
 mod text;
 
@@ -20,6 +21,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, Result};
 
 pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
+pub use pack::Packing;
 pub use table::Shape;
 
 /// How a result is written.
@@ -56,7 +58,7 @@ impl Format {
         ("arrow", Format::Arrow),
     ];
 
-    /// The format that a file's ending tells.
+    /// The format that a file's ending tells; one of a compression is cut off before.
     pub fn of_path(path: &str) -> Option<Self> {
         let ending = path.rsplit('/').next()?.rsplit_once('.')?.1.to_ascii_lowercase();
         match ending.as_str() {
