@@ -9,7 +9,7 @@ mod lines;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result as DfResult};
@@ -32,6 +32,7 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use self::lines::JsonLines;
+use crate::durable::ESCAPED_EQUALS;
 use crate::error::{Error, Result};
 use crate::format::{Carrier, carry, is_nested, refuse_same_names, texts};
 
@@ -283,7 +284,7 @@ impl Change {
     fn apply(&self, array: &ArrayRef) -> Result<ArrayRef> {
         match self.how {
             How::Carry => carry(array, self.to.data_type()),
-            How::Folder => Ok(Arc::new(texts(array, NULL_FOLDER)?)),
+            How::Folder => self.folders(array),
             How::NotNull if array.logical_null_count() == 0 => Ok(Arc::clone(array)),
             How::NotNull => {
                 let name = self.to.name();
@@ -292,6 +293,20 @@ impl Change {
                 ))
             }
         }
+    }
+
+    /// The names of folders. A second `=` in one would be read as a second key.
+    fn folders(&self, array: &ArrayRef) -> Result<ArrayRef> {
+        let names = texts(array, NULL_FOLDER)?;
+        if !names.iter().flatten().any(|name| name.contains(['=', ESCAPED_EQUALS])) {
+            return Ok(Arc::new(names));
+        }
+        let escaped = names.iter().flatten().map(|name| match name.contains(ESCAPED_EQUALS) {
+            true => Err(Error::query(format!("PARTITIONED BY {}: a value with the character NUL", self.to.name()))
+                .hint("no folder can be named so: replace it, or partition by another column")),
+            false => Ok(name.replace('=', &ESCAPED_EQUALS.to_string())),
+        });
+        Ok(Arc::new(escaped.collect::<Result<Vec<String>>>().map(StringArray::from)?))
     }
 }
 

@@ -93,18 +93,17 @@ fn format(settings: &Settings) -> Result<Format> {
     if settings.output.is_empty() {
         return Ok(Format::Table);
     }
-    let (path, _) = Packing::split(&settings.output)?;
-    Format::of_path(path).ok_or_else(|| {
+    Format::of_path(&settings.output).ok_or_else(|| {
         Error::usage(format!("the ending of '{}' does not tell a format", settings.output)).hint("add --format")
     })
 }
 
 /// How the file of `-o` is compressed.
 fn packing(settings: &Settings, format: Format) -> Result<Option<Packing>> {
-    let (path, packing) = Packing::split(&settings.output)?;
+    let packing = Packing::of_path(&settings.output)?;
     if packing.is_some() && format.is_binary() {
         return Err(Error::usage(format!("'{}': Parquet and Arrow files are compressed inside", settings.output))
-            .hint(format!("write to '{path}'")));
+            .hint(format!("write to '{}'", Packing::split(&settings.output).0)));
     }
     Ok(packing)
 }

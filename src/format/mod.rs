@@ -58,8 +58,9 @@ impl Format {
         ("arrow", Format::Arrow),
     ];
 
-    /// The format that a file's ending tells; one of a compression is cut off before.
+    /// The format that a file's ending tells, before that of a compression.
     pub fn of_path(path: &str) -> Option<Self> {
+        let (path, _) = Packing::split(path);
         let ending = path.rsplit('/').next()?.rsplit_once('.')?.1.to_ascii_lowercase();
         match ending.as_str() {
             "md" => Some(Format::Markdown),

@@ -23,15 +23,23 @@ pub enum Packing {
 
 impl Packing {
     /// The path without the ending of a compression, and that compression.
-    pub fn split(path: &str) -> Result<(&str, Option<Self>)> {
-        let Some((stem, ending)) = path.rsplit_once('.') else { return Ok((path, None)) };
+    pub fn split(path: &str) -> (&str, Option<Self>) {
+        let Some((stem, ending)) = path.rsplit_once('.') else { return (path, None) };
         match ending.to_ascii_lowercase().as_str() {
-            "gz" => Ok((stem, Some(Packing::Gzip))),
-            "zst" => Ok((stem, Some(Packing::Zstd))),
-            "bz2" | "xz" => Err(Error::usage(format!("-o does not compress to .{ending}"))
-                .hint(format!("end the name in .gz or .zst, or use COPY (SELECT …) TO '{path}'"))),
-            _ => Ok((path, None)),
+            "gz" => (stem, Some(Packing::Gzip)),
+            "zst" => (stem, Some(Packing::Zstd)),
+            _ => (path, None),
         }
+    }
+
+    /// The compression of an output file; an error for one that is known and not done here.
+    pub fn of_path(path: &str) -> Result<Option<Self>> {
+        let ending = path.rsplit_once('.').map_or("", |(_, ending)| ending);
+        if ["bz2", "xz"].iter().any(|known| ending.eq_ignore_ascii_case(known)) {
+            return Err(Error::usage(format!("-o does not compress to .{ending}"))
+                .hint(format!("end the name in .gz or .zst, or use COPY (SELECT …) TO '{path}'")));
+        }
+        Ok(Self::split(path).1)
     }
 
     /// A writer that compresses.
