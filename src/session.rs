@@ -267,7 +267,7 @@ impl Session {
             refuse_placeholders(&plan)?;
         }
         sink::check(&state, &plan)?;
-        sink::allow_nulls(plan)
+        sink::allow_nulls(&state, plan)
     }
 
     /// The state and the plan, after what a plan does to the session at once (EXECUTE of a prepared one).

@@ -7,6 +7,7 @@
 
 mod lines;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, StringArray};
@@ -24,7 +25,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::{CopyTo, InsertOp};
 use datafusion::logical_expr::{
-    ColumnarValue, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
@@ -74,24 +75,25 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// Lets the rows of `INSERT … VALUES` hold NULL where the table has a column of PARTITIONED BY, which DataFusion
-/// declares without NULL.
-pub fn allow_nulls(plan: LogicalPlan) -> Result<LogicalPlan> {
-    if !matches!(plan, LogicalPlan::Dml(_)) {
-        return Ok(plan);
-    }
+/// Lets the rows of `INSERT … VALUES` hold NULL in the columns of PARTITIONED BY, which DataFusion declares
+/// without NULL.
+pub fn allow_nulls(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let Some(Write { plan: LogicalPlan::Dml(dml), partitions, .. }) = write_of(state, &plan) else { return Ok(plan) };
+    let LogicalPlan::Projection(projection) = dml.input.as_ref() else { return Ok(plan) };
+    let keys = projection.expr.iter().filter(|expr| partitions.contains(&expr.schema_name().to_string()));
+    let keys: HashSet<String> = keys.flat_map(Expr::column_refs).map(|column| column.name.clone()).collect();
     let nullable = plan.transform_up(|node| match node {
         LogicalPlan::Values(mut values) => {
             let fields = values.schema.iter().map(|(table, field)| {
-                let field = Field::clone(field).with_nullable(true);
-                (table.cloned(), Arc::new(field))
+                let nullable = field.is_nullable() || keys.contains(field.name());
+                (table.cloned(), Arc::new(Field::clone(field).with_nullable(nullable)))
             });
             let schema = DFSchema::new_with_metadata(fields.collect(), values.schema.metadata().clone())?;
             values.schema = Arc::new(schema);
             Ok(Transformed::yes(LogicalPlan::Values(values)))
         }
-        LogicalPlan::Dml(_) => Ok(Transformed::no(node)),
-        node => Ok(Transformed::yes(node.recompute_schema()?)),
+        LogicalPlan::Projection(_) => Ok(Transformed::yes(node.recompute_schema()?)),
+        node => Ok(Transformed::no(node)),
     })?;
     Ok(nullable.data)
 }

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, Schema, 
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::ArrayFormatter;
+use datafusion::common::utils::quote_identifier;
 
 use super::{Encoder, cell};
 use crate::error::{Error, Result};
@@ -71,7 +72,7 @@ impl Carrier {
             Ok(to) if to == *kind => Ok(Arc::clone(field)),
             Ok(to) => Ok(Arc::new(Field::clone(field).with_data_type(to))),
             Err(Foreign(kind)) => {
-                let name = field.name();
+                let name = quote_identifier(field.name());
                 let error = Error::sql(format!("{} cannot carry column {name}: it holds {kind}", self.name()));
                 Err(match kind {
                     DataType::Union(..) => {
@@ -231,8 +232,11 @@ pub fn refuse_same_names(schema: &Schema) -> Result<()> {
     let mut names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::sql(format!("two columns of the result are named {}", pair[0]))
-            .hint(format!("name one of them: {} AS …", pair[0]))),
+        Some(pair) => {
+            let name = quote_identifier(pair[0]);
+            Err(Error::sql(format!("two columns of the result are named {}", pair[0]))
+                .hint(format!("give one of them another name: {name} AS …")))
+        }
         None => Ok(()),
     }
 }
