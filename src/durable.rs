@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use store::StagedStore;
+pub use store::{ESCAPED_EQUALS, StagedStore};
 
 use crate::error::{Error, Result};
 use local::Stage;

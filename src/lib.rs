@@ -19,6 +19,7 @@ pub mod format;
 pub mod function;
 pub mod parser;
 
+pub mod sink;
 pub mod source;
 
 pub mod catalog;

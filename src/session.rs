@@ -36,7 +36,7 @@ use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
-use crate::{function, planner, source};
+use crate::{function, planner, sink, source};
 
 /// A session: the tables, views and settings that statements share.
 pub struct Session {
@@ -79,8 +79,9 @@ struct Running {
 
 impl Running {
     async fn start(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
-        let plan = state.create_physical_plan(plan).await;
-        let plan = plan.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
+        let physical = state.create_physical_plan(plan).await;
+        let physical = physical.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
+        let plan = sink::adapt(state, plan, physical).await?;
         let task = state.task_ctx();
         let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
         Ok(Self { stream, plan, task })
@@ -274,7 +275,8 @@ impl Session {
         if !matches!(plan, LogicalPlan::Statement(_)) {
             refuse_placeholders(&plan)?;
         }
-        Ok(plan)
+        sink::check(&state, &plan)?;
+        sink::allow_nulls(&state, plan)
     }
 
     /// The state and the plan, after what a plan does to the session at once (EXECUTE of a prepared one).

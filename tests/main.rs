@@ -5,8 +5,10 @@
 
 mod command_line;
 mod durability;
+mod round_trip;
 mod slt;
 mod support;
 mod tidy;
 mod tour;
 mod tpch;
+mod writing;

@@ -142,9 +142,10 @@ fn keeps(types: &[(String, String)], endings: &[&str], becomes: impl Fn(&str, &s
     assert!(lost.is_empty(), "{} differences\n  {}\n", lost.len(), lost.join("\n  "));
 }
 
+/// An Arrow file has one dictionary a column, a result has one a batch.
 #[test]
 fn arrow_keeps_every_type() {
-    keeps(&types(), &["arrow"], |_, kind| kind.to_owned());
+    keeps(&types(), &["arrow"], |_, kind| kind.replace("Dictionary(Int32, Utf8)", "Utf8"));
 }
 
 /// Parquet has no seconds, and texts are read as views.

@@ -7,7 +7,7 @@ use clap::{Args as Flags, Parser, Subcommand};
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::format::Format;
+use crate::format::{Format, Packing};
 use crate::parser::Defines;
 
 /// One SQL engine for data at rest and data in motion.
@@ -92,6 +92,7 @@ impl QueryArgs {
         }
         if let Some(output) = &self.output {
             settings.output.clone_from(output);
+            Packing::of_path(output)?;
             if self.format.is_none() && Format::of_path(output).is_none() {
                 return Err(
                     Error::usage(format!("the ending of '{output}' does not tell a format")).hint("add --format")

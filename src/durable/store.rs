@@ -23,6 +23,17 @@ use super::Writes;
 use super::local::STAGE_PREFIX;
 use crate::error::{Error, Result};
 
+/// What stands for a `=` in the value of a partition's folder until the folder is made, where it is `%3D`. (An
+/// object store's path would escape the `%` again. No path has this character of its own.)
+pub const ESCAPED_EQUALS: char = '\0';
+
+fn with_equals(location: &Path) -> StoreResult<Path> {
+    if !location.as_ref().contains("%00") {
+        return Ok(location.clone());
+    }
+    Ok(Path::parse(location.as_ref().replace("%00", "%3D"))?)
+}
+
 /// An object store whose writes wait for [`Writes::commit`].
 #[derive(Debug)]
 pub struct StagedStore {
@@ -81,6 +92,7 @@ fn hidden(location: &Path) -> bool {
 #[async_trait]
 impl ObjectStore for StagedStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> StoreResult<PutResult> {
+        let location = &with_equals(location)?;
         let Some(local) = &self.local else {
             let (store, location) = (Arc::clone(&self.inner), location.clone());
             self.writes.push_remote(Pending::Put { store, location, payload, opts });
@@ -108,6 +120,7 @@ impl ObjectStore for StagedStore {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> StoreResult<Box<dyn MultipartUpload>> {
+        let location = &with_equals(location)?;
         match &self.local {
             Some(local) => {
                 let (target, file) = self.create_local(local, location)?;

@@ -11,7 +11,7 @@ use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions, ValueF
 use crate::error::Result;
 
 /// NULL inside of lists and structs, where it cannot be an empty field.
-const OPTIONS: FormatOptions<'static> =
+pub(super) const OPTIONS: FormatOptions<'static> =
     FormatOptions::new().with_display_error(true).with_null("NULL").with_duration_format(DurationFormat::ISO8601);
 
 /// A column of a batch as text.

@@ -5,8 +5,10 @@
 //! (Files of COPY are written by DataFusion's own sinks.)
 
 mod binary;
+mod carry;
 mod cell;
 mod json;
+mod pack;
 mod table;
 mod text;
 
@@ -18,6 +20,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 
+pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
+pub use pack::Packing;
 pub use table::Shape;
 
 /// How a result is written.
@@ -25,7 +29,7 @@ pub use table::Shape;
 pub enum Format {
     /// Aligned columns in a box.
     Table,
-    /// Comma-separated values with a header; NULL is empty, an empty text is `""`.
+    /// Comma-separated values with a header; NULL is empty, an empty text is `""`, nested values are JSON.
     Csv,
     /// The same with tabs.
     Tsv,
@@ -54,8 +58,9 @@ impl Format {
         ("arrow", Format::Arrow),
     ];
 
-    /// The format that a file's ending tells.
+    /// The format that a file's ending tells, before that of a compression.
     pub fn of_path(path: &str) -> Option<Self> {
+        let (path, _) = Packing::split(path);
         let ending = path.rsplit('/').next()?.rsplit_once('.')?.1.to_ascii_lowercase();
         match ending.as_str() {
             "md" => Some(Format::Markdown),
@@ -69,6 +74,17 @@ impl Format {
     /// True if a terminal cannot show it.
     pub fn is_binary(self) -> bool {
         matches!(self, Format::Parquet | Format::Arrow)
+    }
+
+    /// What decides how its values are carried; people read the others.
+    fn carrier(self) -> Option<Carrier> {
+        match self {
+            Format::Table | Format::Markdown => None,
+            Format::Csv | Format::Tsv => Some(Carrier::Text),
+            Format::Json | Format::Ndjson => Some(Carrier::Json),
+            Format::Parquet => Some(Carrier::Parquet),
+            Format::Arrow => Some(Carrier::Arrow),
+        }
     }
 
     /// True if two results one after the other are still a file of this format.
@@ -105,15 +121,22 @@ pub fn encoder(
     shape: Shape,
     pipe: bool,
 ) -> Result<Box<dyn Encoder>> {
-    Ok(match format {
-        Format::Table => Box::new(table::TableEncoder::new(schema, out, shape)),
-        Format::Markdown => Box::new(table::MarkdownEncoder::new(schema, out)?),
-        Format::Csv => Box::new(text::TextEncoder::new(schema, out, b',')?),
-        Format::Tsv => Box::new(text::TextEncoder::new(schema, out, b'\t')?),
+    let carrier = format.carrier();
+    // People see two columns where programs would see one.
+    if !pipe || !matches!(carrier, None | Some(Carrier::Text)) {
+        refuse_same_names(schema)?;
+    }
+    let carried = carrier.map_or_else(|| Ok(SchemaRef::clone(schema)), |carrier| carrier.schema(schema))?;
+    let inner: Box<dyn Encoder> = match format {
+        Format::Table => Box::new(table::TableEncoder::new(&carried, out, shape)),
+        Format::Markdown => Box::new(table::MarkdownEncoder::new(&carried, out)?),
+        Format::Csv => Box::new(text::TextEncoder::new(&carried, out, b',')?),
+        Format::Tsv => Box::new(text::TextEncoder::new(&carried, out, b'\t')?),
         Format::Json => Box::new(json::JsonEncoder::array(out)),
         Format::Ndjson => Box::new(json::JsonEncoder::lines(out)),
-        Format::Parquet => Box::new(binary::ParquetEncoder::new(schema, out)?),
-        Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(schema, out)?),
-        Format::Arrow => Box::new(binary::ArrowFileEncoder::new(schema, out)?),
-    })
+        Format::Parquet => Box::new(binary::ParquetEncoder::new(&carried, out)?),
+        Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(&carried, out)?),
+        Format::Arrow => Box::new(binary::ArrowFileEncoder::new(&carried, out)?),
+    };
+    Ok(if carried == *schema { inner } else { Box::new(carry::Carried { schema: carried, inner }) })
 }

@@ -1,7 +1,7 @@
 //! CSV and TSV.
 //!
 //! Enters: batches. Leaves: a header and a line a row (RFC 4180, lines end in `\n`). Always holds: NULL is
-//! an empty field and an empty text is `""`, so the two can be told apart.
+//! an empty field and an empty text is `""`, so the two can be told apart; no row is an empty line.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -50,6 +50,10 @@ impl Encoder for TextEncoder {
                     let _ = write!(self.field, "{value}");
                     quote(&self.field, self.delimiter, &mut self.line);
                 }
+            }
+            // Readers skip empty lines, and would miss the row of a NULL.
+            if self.line.is_empty() {
+                self.line.extend_from_slice(b"\"\"");
             }
             self.line.push(b'\n');
             self.out.write_all(&self.line)?;

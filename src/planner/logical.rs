@@ -41,7 +41,7 @@ fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target>
         None => default,
     };
     set_format(copy)?;
-    copy.partitioned_by.iter_mut().for_each(|name| *name = unquoted(name));
+    unquote(&mut copy.partitioned_by);
     let single = copy.options.iter().find(|(key, _)| key == "single_file_output").map(|(_, value)| value.to_string());
     let existing_folder = Path::new(&copy.target).is_dir();
     let has_ending = copy.target.rsplit('/').next().is_some_and(|name| name.contains('.'));
@@ -81,14 +81,6 @@ fn new_folder(path: &Path, mode: CopyMode, text: &str) -> Result<Option<PathBuf>
         .hint("move that file away, or write to another folder")),
         (_, CopyMode::Error) => Err(Error::query(format!("the folder '{text}' is not empty"))
             .hint("OPTIONS ('mode' 'replace') replaces it in one step, ('mode' 'append') adds files to it")),
-    }
-}
-
-/// The parser hands on `"Odd name"` with its quotes.
-fn unquoted(name: &str) -> String {
-    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(inner) => inner.replace("\"\"", "\""),
-        None => name.to_owned(),
     }
 }
 
@@ -144,6 +136,13 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
     if format == "AVRO" {
         return Err(Error::sql("Avro can be read but not written").hint("write Parquet, Arrow, CSV or JSON"));
     }
+    if matches!(format, "PARQUET" | "ARROW")
+        && let Some(word) = kind.and_then(|kind| kind.compression_word())
+    {
+        let (name, ending) = if format == "PARQUET" { ("Parquet", "parquet") } else { ("Arrow", "arrow") };
+        return Err(Error::sql(format!("'{}': {name} files are compressed inside, not as .{word}", copy.target))
+            .hint(format!("end it in .{ending}")));
+    }
     copy.stored_as = Some(format.to_owned());
     if delimiter && !has_option(&copy.options, "delimiter") {
         set_option(&mut copy.options, "format.delimiter", "\t");
@@ -156,6 +155,15 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
         set_option(&mut copy.options, "format.compression", compression(word));
     }
     Ok(())
+}
+
+/// The parser leaves the names of PARTITIONED BY in their quotes.
+fn unquote(names: &mut [String]) {
+    for name in names {
+        if let Some(inner) = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+            *name = inner.replace("\"\"", "\"");
+        }
+    }
 }
 
 /// DataFusion's name for a format, and whether its fields are parted by tabs.
@@ -188,7 +196,7 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
         return Err(Error::sql("the option null_regex is not supported")
             .hint("read the column as VARCHAR, and use nullif(column, 'n/a')"));
     }
-    create.table_partition_cols.iter_mut().for_each(|name| *name = unquoted(name));
+    unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     if let Some(word) = kind.and_then(|kind| kind.compression_word())
         && matches!(create.file_type.as_str(), "CSV" | "JSON")
