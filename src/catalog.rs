@@ -82,6 +82,9 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         let mut better = Error { message: format!("no table named {name}"), ..error.clone() };
         better.hint = match near_name(&name, known.iter().map(String::as_str)) {
             Some(near) => Some(format!("did you mean {near}?")),
+            None if name.contains('.') && neighbour(&name).is_some() => {
+                neighbour(&name).map(|near| format!("did you mean '{near}'?"))
+            }
             None if Path::new(&name).is_dir() => Some(format!("a folder is named with a slash: FROM '{name}/'")),
             None => Some("SHOW TABLES lists the tables; a file is named in quotes: FROM 'data.parquet'".to_owned()),
         };
@@ -99,6 +102,13 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         return better;
     }
     error
+}
+
+/// A file of the working folder with a near name.
+fn neighbour(name: &str) -> Option<String> {
+    let files = std::fs::read_dir(".").ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let files: Vec<String> = files.collect();
+    near_name(name, files.iter().map(String::as_str)).map(str::to_owned)
 }
 
 fn table_names(state: &SessionState) -> Vec<String> {

@@ -101,8 +101,12 @@ pub const NESTING_LIMIT: usize = 250;
 pub const CHAIN_OPERANDS: usize = 16;
 /// Operands that one statement's AND and OR chains may have in all: planning takes time quadratic in it.
 pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
+/// The largest number of threads.
+pub const MOST_THREADS: usize = 1024;
 /// Operands of one chain of any other operator, such as `+`: each is a level of nesting.
 pub const EXPRESSION_OPERANDS_LIMIT: usize = 1_000;
+/// Bytes of one record of a text file.
+pub const RECORD_BYTES_LIMIT: usize = 64 << 20;
 /// Rows read from the start of each text file to find the types of its columns.
 pub const SCHEMA_SAMPLE_ROWS: usize = 20_480;
 /// Bytes read from the start of each text file to find the types of its columns.

@@ -339,6 +339,18 @@ fn known_message(message: &str) -> Option<Error> {
             cause.unwrap_or("it is too large")
         )));
     }
+    if message.contains("offset overflow") {
+        return Some(
+            Error::query("a column of text is larger than 2 GB in one batch of rows")
+                .hint("SET datafusion.execution.batch_size = 256 makes smaller batches"),
+        );
+    }
+    if message.contains("No space left on device") {
+        return Some(
+            Error::query("no space left on the device")
+                .hint("what does not fit in memory goes to the folder of --temp-dir: free some space there"),
+        );
+    }
     if message.contains("Inserting into a ListingTable backed by a single file") {
         return Some(
             Error::sql("the table is one file, and INSERT adds files to a folder")

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, LargeStringArray, StringArray};
+use arrow::array::{Array, ArrayRef, Int64Array, LargeStringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Result as DfResult;
@@ -19,6 +19,8 @@ use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
+
+use regex::Regex;
 
 use crate::config::{parse_bytes, settings};
 use crate::error::{Error, Result};
@@ -38,7 +40,8 @@ enum Growth {
     Range,
 }
 
-const LIMITED: [(&str, Growth); 8] = [
+const LIMITED: [(&str, Growth); 9] = [
+    ("regexp_replace", Growth::Replaced),
     ("array_resize", Growth::Elements),
     ("replace", Growth::Replaced),
     ("repeat", Growth::Repeated),
@@ -97,12 +100,13 @@ impl Limited {
                 sum_of(&numbers(&count)?, &numbers(&count)?, |n, _| n.saturating_mul(CHARACTER_BYTES))
             }
             (Growth::Elements, Some(count)) => {
-                let each = i64::try_from(first.get_array_memory_size() / first.len().max(1)).unwrap_or(i64::MAX);
+                let bytes = first.to_data().get_slice_memory_size()?;
+                let each = i64::try_from(bytes / first.len().max(1)).unwrap_or(i64::MAX);
                 let count = numbers(&count)?;
                 sum_of(&count, &count, |n, _| n.saturating_mul(each.max(ELEMENT_BYTES)))
             }
             (Growth::Replaced, Some(from)) => match column(2)? {
-                Some(to) => replaced(&first, &from, &to)?,
+                Some(to) => replaced(&first, &from, &to, self.inner.name() == "regexp_replace")?,
                 None => 0,
             },
             (Growth::Range, Some(end)) if first.data_type().is_integer() => {
@@ -125,12 +129,12 @@ impl Limited {
 }
 
 /// The bytes that replace() makes: counted only where a bound that costs nothing is high.
-fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef) -> Result<i64> {
+fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef, by_pattern: bool) -> Result<i64> {
     const BOUND_IN_DOUBT: usize = 1 << 28;
-    let strings = |array: &ArrayRef| -> Result<StringArray> {
+    let strings = |array: &ArrayRef| -> Result<LargeStringArray> {
         let array = cast(array, &DataType::LargeUtf8)?;
-        let large = array.as_any().downcast_ref::<LargeStringArray>();
-        Ok(large.map(|large| large.iter().collect()).unwrap_or_else(|| StringArray::new_null(array.len())))
+        let large = array.as_any().downcast_ref::<LargeStringArray>().cloned();
+        Ok(large.unwrap_or_else(|| LargeStringArray::new_null(array.len())))
     };
     let most = |array: &ArrayRef| array.get_array_memory_size();
     if most(text).saturating_mul(most(to)) < BOUND_IN_DOUBT {
@@ -138,8 +142,13 @@ fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef) -> Result<i64> {
     }
     let (text, from, to) = (strings(text)?, strings(from)?, strings(to)?);
     let rows = text.iter().zip(&from).zip(&to).filter_map(|((text, from), to)| Some((text?, from?, to?)));
-    let sizes =
-        rows.map(|(text, from, to)| text.len().saturating_add(text.matches(from).count().saturating_mul(to.len())));
+    let found = |text: &str, from: &str| match Regex::new(from) {
+        Ok(pattern) if by_pattern => pattern.find_iter(text).count(),
+        _ => text.matches(from).count(),
+    };
+    let size =
+        |(text, from, to): (&str, &str, &str)| text.len().saturating_add(found(text, from).saturating_mul(to.len()));
+    let sizes = rows.map(size);
     Ok(i64::try_from(sizes.fold(0_usize, usize::saturating_add)).unwrap_or(i64::MAX))
 }
 

@@ -7,6 +7,7 @@
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,12 +28,12 @@ use datafusion::logical_expr::{
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
-use datafusion::sql::sqlparser::ast::Statement as Sql;
+use datafusion::sql::sqlparser::ast::{Expr, Statement as Sql, visit_expressions};
 use futures::{FutureExt, StreamExt};
 use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
-use crate::config::{self, Settings};
+use crate::config::{self, MOST_THREADS, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
@@ -67,7 +68,7 @@ pub struct Rows {
     schema: SchemaRef,
     running: Running,
     /// Until the first batch is out, the query may start again in another way.
-    again: Option<(SessionState, LogicalPlan)>,
+    again: Option<Box<(SessionState, LogicalPlan)>>,
 }
 
 /// A physical plan at work.
@@ -107,9 +108,10 @@ impl Rows {
         let mut item = self.running.next().await;
         if let Some(Err(error)) = &item
             && error.join_exceeds_memory
-            && let Some((state, plan)) = self.again.take()
+            && let Some(again) = self.again.take()
         {
-            self.running = Running::start(&with_sorted_joins(&state), &plan).await?;
+            let (state, plan) = again.as_ref();
+            self.running = Running::start(&with_sorted_joins(state), plan).await?;
             item = self.running.next().await;
         }
         self.again = None;
@@ -270,6 +272,7 @@ impl Session {
 
     async fn plan(&self, body: Body) -> Result<LogicalPlan> {
         let state = self.context.state();
+        refuse_over_scalars(&state, &body)?;
         let plan = state.statement_to_plan(body).await;
         let plan = plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))?;
         if !matches!(plan, LogicalPlan::Statement(_)) {
@@ -296,7 +299,7 @@ impl Session {
         }
         let (state, plan) = self.resolve(plan).await?;
         let running = Running::start(&state, &plan).await?;
-        Ok(Outcome::Rows(Rows { schema: running.plan.schema(), running, again: Some((state, plan)) }))
+        Ok(Outcome::Rows(Rows { schema: running.plan.schema(), running, again: Some(Box::new((state, plan))) }))
     }
 
     /// CREATE TABLE … AS: the query runs like any other, and the table is made of its rows.
@@ -304,7 +307,7 @@ impl Session {
         if !matches!(table.input.as_ref(), LogicalPlan::EmptyRelation(_)) {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
             let running = Running::start(&state, &input).await?;
-            let rows = Rows { schema: running.plan.schema(), running, again: Some((state, input)) };
+            let rows = Rows { schema: running.plan.schema(), running, again: Some(Box::new((state, input))) };
             let (schema, batches) = (rows.schema(), rows.collect().await?);
             let rows = MemTable::try_new(schema, vec![batches])?;
             table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
@@ -436,6 +439,9 @@ fn cores() -> usize {
 fn validate(name: &str, value: &str) -> Result<()> {
     match name {
         "fuse.format" if !value.is_empty() => value.parse::<crate::format::Format>().map(drop),
+        "fuse.threads" if value.parse::<usize>().is_ok_and(|threads| threads > MOST_THREADS) => {
+            Err(Error::sql(format!("fuse.threads = {value}: at most {MOST_THREADS}")))
+        }
         "fuse.copy_mode" => value.parse::<config::CopyMode>().map(drop),
         "fuse.memory_limit" | "fuse.function_bytes" if !value.is_empty() => config::parse_bytes(value).map(drop),
         _ => Ok(()),
@@ -469,6 +475,27 @@ fn list_settings(body: &Body) -> Option<Result<Body>> {
     let script = Script { name: "SHOW fuse".to_owned(), text: text.to_owned() };
     let parsed = parser::parse(&script, &Reading::default());
     Some(parsed.and_then(|mut all| Ok(all.pop().ok_or_else(|| Error::sql("SHOW what?"))?.body)))
+}
+
+/// `upper(name) OVER ()`: DataFusion would drop the OVER.
+fn refuse_over_scalars(state: &SessionState, body: &Body) -> Result<()> {
+    let Body::Statement(sql) = body else { return Ok(()) };
+    let scalar = |name: &str| {
+        let windowed = state.aggregate_functions().contains_key(name) || state.window_functions().contains_key(name);
+        state.scalar_functions().contains_key(name) && !windowed
+    };
+    let found = visit_expressions(sql.as_ref(), |expr| match expr {
+        Expr::Function(call) if call.over.is_some() && scalar(&call.name.to_string().to_lowercase()) => {
+            ControlFlow::Break(call.name.to_string())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    match found {
+        ControlFlow::Break(name) => {
+            Err(Error::sql(format!("{name} is not a window function: OVER has no meaning for it")))
+        }
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 /// Outside of PREPARE, every `$name` needs a value.

@@ -212,6 +212,8 @@ impl Write<'_> {
         if self.partitions.contains(field.name()) {
             return Ok(Some(if self.keeps_partitions {
                 Change { to: Arc::clone(field), how: How::NotNull }
+            } else if matches!(self.plan, LogicalPlan::Dml(_)) {
+                Change { to: Arc::new(Field::new(field.name(), DataType::Utf8, false)), how: How::FilledFolder }
             } else {
                 Change { to: Arc::new(Field::new(field.name(), DataType::Utf8, false)), how: How::Folder }
             }));
@@ -260,6 +262,8 @@ enum How {
     Carry,
     /// The value in the name of a folder.
     Folder,
+    /// The same, none of them NULL: DataFusion would read the folder of NULL as a text in a created table.
+    FilledFolder,
     /// The same values, none of them NULL: the column is both in the files and in the names of folders.
     NotNull,
 }
@@ -278,7 +282,7 @@ impl Change {
     fn name(&self) -> &'static str {
         match self.how {
             How::Carry => "carry",
-            How::Folder => "folder",
+            How::Folder | How::FilledFolder => "folder",
             How::NotNull => "not_null",
         }
     }
@@ -287,6 +291,12 @@ impl Change {
         match self.how {
             How::Carry => carry(array, self.to.data_type()),
             How::Folder => self.folders(array),
+            How::FilledFolder if array.logical_null_count() == 0 => self.folders(array),
+            How::FilledFolder => {
+                let name = self.to.name();
+                Err(Error::query(format!("INSERT: a row has NULL in {name}, by which the table is partitioned"))
+                    .hint(format!("give it a value: COALESCE({name}, …); COPY to a folder can write NULL")))
+            }
             How::NotNull if array.logical_null_count() == 0 => Ok(Arc::clone(array)),
             How::NotNull => {
                 let name = self.to.name();

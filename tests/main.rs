@@ -3,6 +3,10 @@
 //! Enters: the library and the built program. Leaves: nothing. Always holds: a test writes below
 //! temporary folders only, and each file says what it holds true.
 
+// A test that cannot go on panics.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod bad_input;
 mod command_line;
 mod durability;
 mod round_trip;

@@ -35,7 +35,7 @@ pub(super) struct Input {
     #[arg(value_name = "FILE.sql", required_unless_present = "command")]
     pub(super) files: Vec<String>,
     /// Run this SQL
-    #[arg(short = 'c', long, value_name = "SQL", conflicts_with = "files")]
+    #[arg(short = 'c', long, value_name = "SQL", conflicts_with = "files", allow_hyphen_values = true)]
     pub(super) command: Vec<String>,
     /// Put a value in place of $NAME in the SQL
     #[arg(short = 'D', long = "define", value_name = "NAME=VALUE")]
@@ -89,6 +89,9 @@ impl QueryArgs {
         if let Some(format) = &self.format {
             format.parse::<Format>()?;
             settings.format.clone_from(format);
+        }
+        if self.output.as_deref() == Some("") {
+            return Err(Error::usage("-o needs the name of a file"));
         }
         if let Some(output) = &self.output {
             settings.output.clone_from(output);

@@ -6,13 +6,13 @@
 use arrow::array::Array;
 use arrow::buffer::NullBuffer;
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions, ValueFormatter};
+use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 
 use crate::error::Result;
 
 /// NULL inside of lists and structs, where it cannot be an empty field.
 pub(super) const OPTIONS: FormatOptions<'static> =
-    FormatOptions::new().with_display_error(true).with_null("NULL").with_duration_format(DurationFormat::ISO8601);
+    FormatOptions::new().with_display_error(false).with_null("NULL").with_duration_format(DurationFormat::ISO8601);
 
 /// A column of a batch as text.
 pub(super) struct Column<'a> {
@@ -21,10 +21,15 @@ pub(super) struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// The text of a row's value; nothing for NULL.
-    pub(super) fn value(&self, row: usize) -> Option<ValueFormatter<'_>> {
-        let null = self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
-        (!null).then(|| self.formatter.value(row))
+    /// Puts the text of a row's value in place of `text`; says false for NULL. A value that has no text, such
+    /// as a time beyond the calendar, is an error.
+    pub(super) fn read(&self, row: usize, text: &mut String) -> Result<bool> {
+        text.clear();
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            return Ok(false);
+        }
+        self.formatter.value(row).write(text)?;
+        Ok(true)
     }
 }
 

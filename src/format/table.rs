@@ -37,8 +37,11 @@ fn right_aligned(kind: &DataType) -> bool {
 fn cells(batch: &RecordBatch, mut each: impl FnMut(Row) -> Result<()>) -> Result<()> {
     let columns = columns(batch)?;
     for row in 0..batch.num_rows() {
-        let text = |column: &Column| column.value(row).map_or("NULL".to_owned(), |value| printable(&value.to_string()));
-        each(columns.iter().map(text).collect())?;
+        let mut text = String::new();
+        let mut cell = |column: &Column| -> Result<String> {
+            Ok(if column.read(row, &mut text)? { printable(&text) } else { "NULL".to_owned() })
+        };
+        each(columns.iter().map(&mut cell).collect::<Result<Row>>()?)?;
     }
     Ok(())
 }

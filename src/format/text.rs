@@ -3,7 +3,6 @@
 //! Enters: batches. Leaves: a header and a line a row (RFC 4180, lines end in `\n`). Always holds: NULL is
 //! an empty field and an empty text is `""`, so the two can be told apart; no row is an empty line.
 
-use std::fmt::Write as _;
 use std::io::Write;
 
 use arrow::datatypes::SchemaRef;
@@ -44,10 +43,7 @@ impl Encoder for TextEncoder {
                 if at > 0 {
                     self.line.push(self.delimiter);
                 }
-                if let Some(value) = column.value(row) {
-                    self.field.clear();
-                    // Writing into a String does not fail.
-                    let _ = write!(self.field, "{value}");
+                if column.read(row, &mut self.field)? {
                     quote(&self.field, self.delimiter, &mut self.line);
                 }
             }

@@ -11,6 +11,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufReader, Cursor, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -30,13 +31,16 @@ use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectSto
 
 use super::infer::{self, display};
 use super::{infer_csv, infer_json};
-use crate::config::{SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS};
+use crate::config::{RECORD_BYTES_LIMIT, SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS};
 use crate::error::{Error, Result};
+
+/// Columns from which a table is read in smaller batches.
+const WIDE_COLUMNS: usize = 1_000;
 
 /// A text format as its options describe it.
 #[derive(Debug, Clone)]
 enum Text {
-    Csv(CsvOptions),
+    Csv(Box<CsvOptions>),
     Json(FileCompressionType),
     /// Not text: DataFusion knows the columns.
     No,
@@ -53,7 +57,7 @@ impl FuseFormat {
     fn new(inner: Arc<dyn FileFormat>) -> Self {
         let any = inner.as_ref() as &dyn Any;
         let text = if let Some(csv) = any.downcast_ref::<CsvFormat>() {
-            Text::Csv(csv.options().clone())
+            Text::Csv(Box::new(csv.options().clone()))
         } else if let Some(json) = any.downcast_ref::<JsonFormat>() {
             Text::Json(json.options().compression.into())
         } else {
@@ -124,9 +128,36 @@ pub(super) struct Sample {
     pub(super) cut: bool,
     /// Rows to look at.
     pub(super) rows: usize,
+    /// To be set to zero at the end of each record.
+    pub(super) unbroken: Arc<AtomicUsize>,
+}
+
+/// A reader that ends with an error where a record is longer than [`RECORD_BYTES_LIMIT`]: a few bytes may
+/// unpack to a field of gigabytes.
+struct Bounded<R> {
+    inner: R,
+    unbroken: Arc<AtomicUsize>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        // Empty lines are no records, and there may be many.
+        let bytes = buffer[..count].iter().filter(|byte| !matches!(byte, b'\n' | b'\r')).count();
+        if self.unbroken.fetch_add(bytes, Ordering::Relaxed) > RECORD_BYTES_LIMIT {
+            return Err(std::io::Error::other(format!("a record is longer than {} MB", RECORD_BYTES_LIMIT >> 20)));
+        }
+        Ok(count)
+    }
 }
 
 impl Sample {
+    pub(super) fn new(text: impl Read + Send + 'static, cut: bool, rows: usize) -> Self {
+        let unbroken = Arc::new(AtomicUsize::new(0));
+        let text = Bounded { inner: text, unbroken: Arc::clone(&unbroken) };
+        Self { text: Box::new(text), cut, rows, unbroken }
+    }
+
     async fn open(store: &dyn ObjectStore, file: &ObjectMeta, compression: FileCompressionType) -> Result<Self> {
         let whole = store.get(&file.location).await?;
         let (raw, cut): (Box<dyn Read + Send>, bool) = match whole.payload {
@@ -138,8 +169,7 @@ impl Sample {
                 (Box::new(Cursor::new(bytes)), end < file.size)
             }
         };
-        let text = compression.convert_read(BufReader::new(raw))?;
-        Ok(Self { text: Box::new(text), cut, rows: SCHEMA_SAMPLE_ROWS })
+        Ok(Self::new(compression.convert_read(BufReader::new(raw))?, cut, SCHEMA_SAMPLE_ROWS))
     }
 }
 
@@ -220,8 +250,13 @@ impl FileFormat for FuseFormat {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let json = (self.inner.as_ref() as &dyn Any).downcast_ref::<JsonFormat>();
         if json.is_some_and(|json| !json.options().newline_delimited) {
-            // An array cannot be cut. Scans with a partitioning of their own are not.
+            // An array cannot be cut, and scans with a partitioning of their own are not.
             conf.output_partitioning = Some(Partitioning::UnknownPartitioning(conf.file_groups.len()));
+        }
+        let columns = conf.file_schema().fields().len();
+        if columns > WIDE_COLUMNS {
+            // Text readers keep some bytes for each column and row of a batch.
+            conf.batch_size = Some((WIDE_COLUMNS * 1024 / columns).max(16));
         }
         self.inner.create_physical_plan(state, conf).await
     }

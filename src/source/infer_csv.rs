@@ -5,6 +5,7 @@
 //! floats and times; a line with too many or too few fields is an error that names it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -43,8 +44,26 @@ impl Possible {
         nanoseconds: false,
     };
 
+    const NONE: Self = Self {
+        seen: false,
+        boolean: false,
+        integer: false,
+        float: false,
+        date: false,
+        local: false,
+        zoned: false,
+        nanoseconds: false,
+    };
+
     fn see(&mut self, text: &str) {
+        /// Longer texts are no numbers and no times.
+        const LONGEST: usize = 400;
         self.seen = true;
+        if text.len() > LONGEST {
+            let nanoseconds = self.nanoseconds;
+            *self = Self { seen: true, nanoseconds, ..Self::NONE };
+            return;
+        }
         self.boolean &= text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false");
         self.integer &= is_integer(text);
         self.float &= is_float(text);
@@ -119,6 +138,7 @@ impl Time {
 pub(super) fn columns(sample: Sample, options: &CsvOptions, has_header: bool, name: &str) -> Result<SchemaRef> {
     let null = options.null_regex.as_deref().map(Regex::new).transpose();
     let null = null.map_err(|e| Error::sql(format!("null_regex cannot be read: {e}")))?;
+    let unbroken = Arc::clone(&sample.unbroken);
     let (cut, rows) = (sample.cut, options.schema_infer_max_rec.unwrap_or(sample.rows));
     let mut records = reader(options, sample.text);
     let mut record = csv::ByteRecord::new();
@@ -132,6 +152,7 @@ pub(super) fn columns(sample: Sample, options: &CsvOptions, has_header: bool, na
             Err(_) if cut => break,
             Err(error) => return Err(Error::query(format!("cannot read {name}: {error}"))),
         }
+        unbroken.store(0, Ordering::Relaxed);
         let line = record.position().map_or(0, csv::Position::line);
         if header.is_none() {
             header = Some(names(&record, has_header, name)?);
@@ -199,7 +220,7 @@ mod tests {
     use super::*;
 
     fn types(text: &str) -> Vec<DataType> {
-        let sample = Sample { text: Box::new(std::io::Cursor::new(text.to_owned())), cut: false, rows: 100 };
+        let sample = Sample::new(std::io::Cursor::new(text.to_owned()), false, 100);
         let schema = columns(sample, &CsvOptions::default(), true, "t.csv").expect("columns");
         schema.fields().iter().map(|field| field.data_type().clone()).collect()
     }

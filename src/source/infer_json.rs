@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::json::reader::infer_json_schema_from_iterator;
@@ -45,6 +46,7 @@ impl<'de> Deserialize<'de> for Row {
 struct Rows<'a> {
     rows: &'a mut Vec<Row>,
     limit: usize,
+    unbroken: &'a AtomicUsize,
 }
 
 impl<'de> Visitor<'de> for Rows<'_> {
@@ -57,6 +59,7 @@ impl<'de> Visitor<'de> for Rows<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
         while let Some(row) = array.next_element()? {
             self.rows.push(row);
+            self.unbroken.store(0, Ordering::Relaxed);
             if self.rows.len() >= self.limit {
                 // There is no other way to leave the rest unread.
                 return Err(A::Error::custom("enough"));
@@ -98,7 +101,8 @@ pub(super) fn columns(sample: Sample, name: &str) -> Result<SchemaRef> {
 /// The message without the place, which we write ourselves.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    if text.contains("unicode code point") { "not UTF-8".to_owned() } else { text.to_owned() }
 }
 
 fn read_rows(sample: Sample, rows: &mut Vec<Row>) -> Result<(), serde_json::Error> {
@@ -110,13 +114,16 @@ fn read_rows(sample: Sample, rows: &mut Vec<Row>) -> Result<(), serde_json::Erro
     if array {
         let limit = sample.rows;
         let mut document = Deserializer::from_reader(text);
-        return match document.deserialize_seq(Rows { rows, limit }) {
+        return match document.deserialize_seq(Rows { rows, limit, unbroken: &sample.unbroken }) {
             Err(_) if rows.len() >= limit => Ok(()),
-            result => result,
+            // Nothing may stand behind the array: its reader would not see it.
+            Ok(()) => document.end(),
+            Err(error) => Err(error),
         };
     }
     for row in Deserializer::from_reader(text.by_ref()).into_iter::<Row>().take(sample.rows) {
         rows.push(row?);
+        sample.unbroken.store(0, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -126,7 +133,7 @@ mod tests {
     use super::*;
 
     fn columns_of(text: &str) -> Result<Vec<String>> {
-        let sample = Sample { text: Box::new(std::io::Cursor::new(text.to_owned())), cut: false, rows: 2 };
+        let sample = Sample::new(std::io::Cursor::new(text.to_owned()), false, 2);
         let schema = columns(sample, "t.json")?;
         Ok(schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect())
     }

@@ -117,6 +117,11 @@ impl Location {
     pub async fn files(&self, state: &dyn Session) -> Result<Vec<ObjectMeta>> {
         let store = state.runtime_env().object_store(&self.url)?;
         if !self.url.is_collection() && self.url.get_glob().is_none() {
+            // Opening a pipe would wait for a writer.
+            let local = self.local_path().and_then(|path| std::fs::metadata(path).ok());
+            if local.is_some_and(|found| !found.is_file() && !found.is_dir()) {
+                return Err(Error::query(format!("'{}' is a pipe or device, not a file", self.text)));
+            }
             match store.head(self.url.prefix()).await {
                 Ok(meta) => return Ok(vec![meta]),
                 Err(object_store::Error::NotFound { .. }) => {}

@@ -5,12 +5,14 @@
 //! from STORED AS; columns match by name; partition columns are typed.
 
 use std::collections::HashMap;
+use std::io::{Cursor, Read};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::listing_table_factory::ListingTableFactory;
@@ -18,7 +20,7 @@ use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, col, lit};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::file_format::{FuseFormatFactory, csv_options};
 use super::infer::{self, Group};
@@ -103,7 +105,7 @@ async fn format_options(
     if kind.ending == "tsv" {
         options.insert("format.delimiter".to_owned(), "\t".to_owned());
     }
-    if kind.ending == "json" && kind.compression_word().is_none() && starts_with_bracket(store, files).await? {
+    if kind.format() == "JSON" && starts_with_bracket(store, files, kind.compression).await? {
         options.insert("format.newline_delimited".to_owned(), "false".to_owned());
     }
     Ok(options)
@@ -119,11 +121,18 @@ fn compression_name(word: &str) -> &'static str {
 }
 
 /// True for a JSON file that is one array and not a row per line.
-async fn starts_with_bracket(store: &dyn ObjectStore, files: &[ObjectMeta]) -> Result<bool> {
+async fn starts_with_bracket(
+    store: &dyn ObjectStore,
+    files: &[ObjectMeta],
+    compression: FileCompressionType,
+) -> Result<bool> {
     let Some(file) = files.first() else { return Ok(false) };
-    let start = GetOptions { range: Some(GetRange::Bounded(0..file.size.min(256))), ..Default::default() };
+    let start = GetOptions { range: Some(GetRange::Bounded(0..file.size.min(64 * 1024))), ..Default::default() };
     let bytes = store.get_opts(&file.location, start).await?.bytes().await?;
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let mut text = Vec::new();
+    // What is cut off in the middle of compressed data cannot be unpacked to its end.
+    let _ = compression.convert_read(Cursor::new(bytes))?.take(256).read_to_end(&mut text);
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     Ok(text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['))
 }
 
@@ -261,12 +270,8 @@ impl Found {
 
 /// A store's path as a URL writes it.
 fn percent_path(path: &object_store::path::Path) -> String {
-    let mut url = url::Url::parse("file:///").ok();
-    if let Some(url) = &mut url {
-        url.set_path(path.as_ref());
-        return url.path().trim_start_matches('/').to_owned();
-    }
-    path.to_string()
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'=').remove(b'-').remove(b'_').remove(b'.');
+    utf8_percent_encode(path.as_ref(), KEPT).to_string()
 }
 
 fn table(
