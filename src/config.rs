@@ -105,6 +105,8 @@ pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
 pub const MOST_THREADS: usize = 1024;
 /// Operands of one chain of any other operator, such as `+`: each is a level of nesting.
 pub const EXPRESSION_OPERANDS_LIMIT: usize = 1_000;
+/// Columns of a text file.
+pub const COLUMNS_LIMIT: usize = 100_000;
 /// Bytes of one record of a text file.
 pub const RECORD_BYTES_LIMIT: usize = 64 << 20;
 /// Rows read from the start of each text file to find the types of its columns.

@@ -4,6 +4,7 @@
 //! looked at can be read as its column's type, and reads back as the text that it was, but for the form of
 //! floats and times; a line with too many or too few fields is an error that names it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +16,7 @@ use regex::Regex;
 
 use super::diagnose::{ragged, reader};
 use super::file_format::Sample;
+use crate::config::COLUMNS_LIMIT;
 use crate::error::{Error, Result};
 
 /// What the values of a column, as far as they were seen, can all be.
@@ -197,7 +199,12 @@ fn look(
 
 /// The names of the columns. A name that comes again gets a number: `a`, `a_1`.
 fn names(record: &csv::ByteRecord, has_header: bool, file: &str) -> Result<Vec<String>> {
+    if record.len() > COLUMNS_LIMIT {
+        return Err(Error::query(format!("{file}, line 1: {} columns, the limit is {COLUMNS_LIMIT}", record.len()))
+            .hint("is this the right delimiter? OPTIONS ('format.delimiter' ';') sets another"));
+    }
     let mut names: Vec<String> = Vec::with_capacity(record.len());
+    let mut taken = HashSet::with_capacity(record.len());
     for (at, field) in record.iter().enumerate() {
         let given = match std::str::from_utf8(field) {
             _ if !has_header => format!("column_{}", at + 1),
@@ -206,7 +213,7 @@ fn names(record: &csv::ByteRecord, has_header: bool, file: &str) -> Result<Vec<S
         };
         let mut name = given.clone();
         let mut number = 0;
-        while names.contains(&name) {
+        while !taken.insert(name.clone()) {
             number += 1;
             name = format!("{given}_{number}");
         }
