@@ -149,10 +149,11 @@ impl TableEncoder {
             }
         }
         let Some(room) = self.shape.width else { return widths };
+        const MINIMUM: usize = 3;
         let borders = 3 * widths.len() + 1;
         while widths.iter().sum::<usize>() + borders > room {
             match widths.iter_mut().max() {
-                Some(widest) if *widest > 8 => *widest -= 1,
+                Some(widest) if *widest > MINIMUM => *widest -= 1,
                 _ => break,
             }
         }
