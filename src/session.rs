@@ -128,10 +128,12 @@ impl Rows {
     }
 }
 
-/// The state of a session whose joins sort both sides, and so can spill.
+/// The state of a session whose joins sort both sides, and so can spill. Small batches, since four sorts or
+/// more share what memory there is, and each must hold some batches at the least.
 fn with_sorted_joins(state: &SessionState) -> SessionState {
     let mut config = state.config().clone();
     config.options_mut().optimizer.prefer_hash_join = false;
+    let config = config.with_batch_size(1024);
     SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }
 
