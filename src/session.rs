@@ -160,8 +160,12 @@ impl Session {
             .with_target_partitions(threads)
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
             .with_option_extension(settings);
-        let mut state =
-            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+        let mut state = SessionStateBuilder::new()
+            .with_physical_optimizer_rule(Arc::new(planner::SpillLargeTops))
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .build();
         source::register_formats(&mut state)?;
         function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());

@@ -28,6 +28,12 @@ fn a_sort_spills() {
 }
 
 #[test]
+fn a_late_page_of_a_sort_spills() {
+    let sql = format!("SELECT v FROM {LEFT} ORDER BY s || 'x', v LIMIT 2 OFFSET 1499998");
+    finishes(&sql, "v\n99\n9\n");
+}
+
+#[test]
 fn an_aggregation_spills() {
     let sql = format!("SELECT count(*) AS n, sum(m) AS m FROM (SELECT s, max(v) AS m FROM {LEFT} GROUP BY s)");
     finishes(&sql, "n,m\n1500000,1125000750000\n");

@@ -4,5 +4,7 @@
 //! Always holds: nothing is written or run here.
 
 mod logical;
+mod physical;
 
 pub use logical::{Target, prepare};
+pub use physical::SpillLargeTops;
