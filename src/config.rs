@@ -101,6 +101,8 @@ pub const NESTING_LIMIT: usize = 250;
 pub const CHAIN_OPERANDS: usize = 16;
 /// Operands that one statement's AND and OR chains may have in all: planning takes time quadratic in it.
 pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
+/// The value of the partition folder whose rows have NULL, as Hive, Spark and DuckDB write it.
+pub const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Rows that ORDER BY with LIMIT keeps in a heap in memory. More are sorted as a whole, which can spill.
 pub const TOP_ROWS_IN_MEMORY: usize = 100_000;
 /// The largest number of threads.

@@ -33,12 +33,10 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use self::lines::JsonLines;
+use crate::config::NULL_FOLDER;
 use crate::durable::ESCAPED_EQUALS;
 use crate::error::{Error, Result};
 use crate::format::{Carrier, carry, is_nested, refuse_same_names, texts};
-
-/// The value of the folder whose rows have NULL, as Hive, Spark and DuckDB write it.
-const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Refuses what cannot be written, before a plan runs.
 pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {

@@ -148,11 +148,11 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
         set_option(&mut copy.options, "format.delimiter", "\t");
     }
     if let Some(kind) = kind
-        && let Some(word) = kind.compression_word()
+        && let Some(name) = kind.compression_name()
         && matches!(format, "CSV" | "JSON")
         && !has_option(&copy.options, "compression")
     {
-        set_option(&mut copy.options, "format.compression", compression(word));
+        set_option(&mut copy.options, "format.compression", name);
     }
     Ok(())
 }
@@ -176,15 +176,6 @@ fn format_name(name: &str) -> (&str, bool) {
     }
 }
 
-fn compression(word: &str) -> &'static str {
-    match word {
-        "gz" => "gzip",
-        "bz2" => "bzip2",
-        "xz" => "xz",
-        _ => "zstd",
-    }
-}
-
 fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
     let (format, delimiter) = format_name(&create.file_type);
     let format = format.to_owned();
@@ -198,11 +189,11 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
     }
     unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
-    if let Some(word) = kind.and_then(|kind| kind.compression_word())
+    if let Some(name) = kind.and_then(|kind| kind.compression_name())
         && matches!(create.file_type.as_str(), "CSV" | "JSON")
         && !has_option(&create.options, "compression")
     {
-        set_option(&mut create.options, "format.compression", compression(word));
+        set_option(&mut create.options, "format.compression", name);
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::Location;
+use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result};
 
 /// Files that share their columns.
@@ -210,9 +211,6 @@ pub(super) fn partitions(location: &Location, files: &[ObjectMeta]) -> Result<Ve
     }
     Ok(columns)
 }
-
-/// The folder name that stands for NULL.
-pub(super) const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// True if a partition column is NULL for some file. DataFusion would take the folder's name for the value.
 pub(super) fn has_null_folder(location: &Location, files: &[ObjectMeta]) -> bool {

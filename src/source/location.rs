@@ -55,6 +55,16 @@ impl FileKind {
         }
     }
 
+    /// DataFusion's name of the compression, such as `gzip`.
+    pub fn compression_name(&self) -> Option<&'static str> {
+        self.compression_word().map(|word| match word {
+            "gz" => "gzip",
+            "bz2" => "bzip2",
+            "xz" => "xz",
+            _ => "zstd",
+        })
+    }
+
     /// The ending of the compression, such as `gz`.
     pub fn compression_word(&self) -> Option<&'static str> {
         [

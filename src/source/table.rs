@@ -25,7 +25,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::file_format::{FuseFormatFactory, csv_options};
 use super::infer::{self, Group};
 use super::{DATA_ENDINGS, FileKind, Location};
-use crate::config::SCHEMA_SAMPLE_ROWS;
+use crate::config::{NULL_FOLDER, SCHEMA_SAMPLE_ROWS};
 use crate::error::{Error, Result};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
@@ -96,8 +96,8 @@ async fn format_options(
     files: &[ObjectMeta],
 ) -> Result<HashMap<String, String>> {
     let mut options = HashMap::new();
-    if let Some(word) = kind.compression_word() {
-        options.insert("format.compression".to_owned(), compression_name(word).to_owned());
+    if let Some(name) = kind.compression_name() {
+        options.insert("format.compression".to_owned(), name.to_owned());
     }
     if kind.format() == "CSV" {
         options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
@@ -109,15 +109,6 @@ async fn format_options(
         options.insert("format.newline_delimited".to_owned(), "false".to_owned());
     }
     Ok(options)
-}
-
-fn compression_name(word: &str) -> &'static str {
-    match word {
-        "gz" => "gzip",
-        "bz2" => "bzip2",
-        "xz" => "xz",
-        _ => "zstd",
-    }
 }
 
 /// True for a JSON file that is one array and not a row per line.
@@ -251,7 +242,7 @@ impl Found {
             let folders = group.folders.iter().map(|(name, value)| {
                 let kind = self.partitions.iter().find(|(known, _)| known == name).map(|(_, kind)| kind.clone());
                 let value = match value.as_str() {
-                    infer::NULL_FOLDER => ScalarValue::Utf8(None),
+                    NULL_FOLDER => ScalarValue::Utf8(None),
                     text => ScalarValue::from(percent_decode_str(text).decode_utf8_lossy().into_owned()),
                 };
                 Ok(cast(lit(value), kind.unwrap_or(DataType::Utf8)).alias(name))
