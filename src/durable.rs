@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use store::{ESCAPED_EQUALS, StagedStore};
 
 use crate::error::{Error, Result};
+pub use local::STAGE_PREFIX;
 use local::Stage;
 
 /// The writes of one statement at a time. Clones share them.

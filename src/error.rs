@@ -193,20 +193,28 @@ impl From<ArrowError> for Error {
 
 impl From<parquet::errors::ParquetError> for Error {
     fn from(error: parquet::errors::ParquetError) -> Self {
-        match error {
-            parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
-            other => Self::query(tidy(&strip_prefixes(&other.to_string()))),
-        }
+        from_parquet(&error)
+    }
+}
+
+fn from_parquet(error: &parquet::errors::ParquetError) -> Error {
+    match error {
+        parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
+        other => Error::query(tidy(&strip_prefixes(&other.to_string()))),
     }
 }
 
 impl From<object_store::Error> for Error {
     fn from(error: object_store::Error) -> Self {
-        match error {
-            object_store::Error::NotFound { path, .. } => Self::query(format!("no such file: /{path}")),
-            object_store::Error::Generic { source, .. } => from_boxed(source.as_ref()),
-            other => Self::query(other.to_string()),
-        }
+        from_store(&error)
+    }
+}
+
+fn from_store(error: &object_store::Error) -> Error {
+    match error {
+        object_store::Error::NotFound { path, .. } => Error::query(format!("no such file: /{path}")),
+        object_store::Error::Generic { source, .. } => from_boxed(source.as_ref()),
+        other => Error::query(other.to_string()),
     }
 }
 
@@ -257,15 +265,8 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         DataFusionError::External(inner) => from_boxed(inner.as_ref()),
         DataFusionError::IoError(io) => Error::from_io(io),
         DataFusionError::ArrowError(arrow, _) => from_arrow_ref(arrow),
-        DataFusionError::ParquetError(parquet) => match parquet.as_ref() {
-            parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
-            other => Error::query(tidy(&strip_prefixes(&other.to_string()))),
-        },
-        DataFusionError::ObjectStore(store) => match store.as_ref() {
-            object_store::Error::NotFound { path, .. } => Error::query(format!("no such file: /{path}")),
-            object_store::Error::Generic { source, .. } => from_boxed(source.as_ref()),
-            other => Error::query(other.to_string()),
-        },
+        DataFusionError::ParquetError(parquet) => from_parquet(parquet),
+        DataFusionError::ObjectStore(store) => from_store(store),
         DataFusionError::SQL(parser, _) => from_parser(parser),
         DataFusionError::SchemaError(schema, _) => from_schema(schema),
         DataFusionError::ExecutionJoin(join) => Error::query(format!("a worker of this statement crashed: {join}"))
@@ -349,12 +350,6 @@ fn known_message(message: &str) -> Option<Error> {
         return Some(
             Error::query("no space left on the device")
                 .hint("what does not fit in memory goes to the folder of --temp-dir: free some space there"),
-        );
-    }
-    if message.contains("Inserting into a ListingTable backed by a single file") {
-        return Some(
-            Error::sql("the table is one file, and INSERT adds files to a folder")
-                .hint("put the table's LOCATION on a folder, with a / at its end"),
         );
     }
     None

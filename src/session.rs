@@ -141,10 +141,7 @@ impl Session {
     /// A session with these settings.
     pub fn new(settings: Settings) -> Result<Self> {
         let writes = Writes::default();
-        let memory = match settings.memory_limit.as_str() {
-            "" => config::default_memory_limit(),
-            text => config::parse_bytes(text)?,
-        };
+        let memory = memory_limit(&settings)?;
         let spill = spill_folder(&settings.temp_dir)?;
         let mode = DiskManagerMode::Directories(vec![spill.path().to_owned()]);
         let disk = DiskManagerBuilder::default().with_mode(mode);
@@ -155,7 +152,7 @@ impl Session {
             .with_object_list_cache_limit(0)
             .with_object_store_registry(Arc::new(source::Stores::new(writes.clone())))
             .build_arc()?;
-        let threads = if settings.threads == 0 { cores() } else { settings.threads };
+        let threads = threads(&settings);
         let config = config::session_config()
             .with_target_partitions(threads)
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
@@ -387,14 +384,10 @@ impl Session {
         let settings = self.settings();
         match name.as_str() {
             "fuse.threads" => {
-                let threads = if settings.threads == 0 { cores() } else { settings.threads };
-                self.set("datafusion.execution.target_partitions", threads.to_string()).await?;
+                self.set("datafusion.execution.target_partitions", threads(&settings).to_string()).await?;
             }
             "fuse.memory_limit" => {
-                let bytes = match settings.memory_limit.as_str() {
-                    "" => config::default_memory_limit(),
-                    text => config::parse_bytes(text)?,
-                };
+                let bytes = memory_limit(&settings)?;
                 self.set("datafusion.runtime.memory_limit", format!("{}K", bytes.div_ceil(1024))).await?;
                 let threads = self.context.state().config().target_partitions();
                 let reservation = config::sort_reservation(bytes, threads).to_string();
@@ -437,8 +430,20 @@ fn spill_folder(temp_dir: &str) -> Result<TempDir> {
     make().map_err(|e| Error::io(parent.display(), &e))
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The memory that these settings mean, in bytes.
+fn memory_limit(settings: &Settings) -> Result<usize> {
+    match settings.memory_limit.as_str() {
+        "" => Ok(config::default_memory_limit()),
+        text => config::parse_bytes(text),
+    }
+}
+
+/// The threads that these settings mean.
+fn threads(settings: &Settings) -> usize {
+    match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
 }
 
 /// Refuses a value that would be noticed only when it is used.

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, RenameFlags};
 use crate::error::{Error, Result};
 
 /// How a stage's name begins. Listings leave such names out.
-pub(super) const STAGE_PREFIX: &str = ".fuse-tmp-";
+pub const STAGE_PREFIX: &str = ".fuse-tmp-";
 
 /// A hidden folder for files that are not to be seen yet. Dropped, it is removed.
 #[derive(Debug)]

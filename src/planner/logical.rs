@@ -12,6 +12,7 @@ use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as
 use datafusion::sql::sqlparser::ast::Value;
 
 use crate::config::CopyMode;
+use crate::durable::STAGE_PREFIX;
 use crate::error::{Error, Result, unknown_format};
 use crate::source::{DATA_ENDINGS, FileKind, Location};
 
@@ -100,7 +101,7 @@ fn foreign_files(folder: &Path) -> std::io::Result<Contents> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_dir() && !name.starts_with(".fuse-tmp-") {
+        if entry.file_type()?.is_dir() && !name.starts_with(STAGE_PREFIX) {
             match foreign_files(&entry.path())? {
                 Contents::Nothing => {}
                 Contents::Data => contents = Contents::Data,
@@ -126,7 +127,7 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
                 .hint(format!("end it in .{}, or add STORED AS PARQUET", DATA_ENDINGS.join(", ."))));
         }
     };
-    let (format, delimiter) = format_name(&name);
+    let (format, tabs) = format_name(&name);
     if copy.target.contains(['*', '?']) {
         return Err(Error::sql(format!("'{}' is a pattern, not a file to write", copy.target)));
     }
@@ -144,17 +145,21 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
             .hint(format!("end it in .{ending}")));
     }
     copy.stored_as = Some(format.to_owned());
-    if delimiter && !has_option(&copy.options, "delimiter") {
-        set_option(&mut copy.options, "format.delimiter", "\t");
-    }
-    if let Some(kind) = kind
-        && let Some(name) = kind.compression_name()
-        && matches!(format, "CSV" | "JSON")
-        && !has_option(&copy.options, "compression")
-    {
-        set_option(&mut copy.options, "format.compression", name);
-    }
+    add_options(&mut copy.options, format, tabs, kind);
     Ok(())
+}
+
+/// The options that STORED AS and the ending tell and the user has not given.
+fn add_options(options: &mut Vec<(String, Value)>, format: &str, tabs: bool, kind: Option<FileKind>) {
+    if tabs && !has_option(options, "delimiter") {
+        set_option(options, "format.delimiter", "\t");
+    }
+    if let Some(name) = kind.and_then(|kind| kind.compression_name())
+        && matches!(format, "CSV" | "JSON")
+        && !has_option(options, "compression")
+    {
+        set_option(options, "format.compression", name);
+    }
 }
 
 /// The parser leaves the names of PARTITIONED BY in their quotes.
@@ -177,24 +182,16 @@ fn format_name(name: &str) -> (&str, bool) {
 }
 
 fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
-    let (format, delimiter) = format_name(&create.file_type);
+    let (format, tabs) = format_name(&create.file_type);
     let format = format.to_owned();
-    if delimiter && !has_option(&create.options, "delimiter") {
-        set_option(&mut create.options, "format.delimiter", "\t");
-    }
-    create.file_type = format;
     if has_option(&create.options, "null_regex") {
         return Err(Error::sql("the option null_regex is not supported")
             .hint("read the column as VARCHAR, and use nullif(column, 'n/a')"));
     }
     unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
-    if let Some(name) = kind.and_then(|kind| kind.compression_name())
-        && matches!(create.file_type.as_str(), "CSV" | "JSON")
-        && !has_option(&create.options, "compression")
-    {
-        set_option(&mut create.options, "format.compression", name);
-    }
+    add_options(&mut create.options, &format, tabs, kind);
+    create.file_type = format;
     Ok(())
 }
 

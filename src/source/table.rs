@@ -26,7 +26,7 @@ use super::file_format::{FuseFormatFactory, csv_options};
 use super::infer::{self, Group};
 use super::{DATA_ENDINGS, FileKind, Location};
 use crate::config::{NULL_FOLDER, SCHEMA_SAMPLE_ROWS};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown_format};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
@@ -128,9 +128,7 @@ async fn starts_with_bracket(
 }
 
 fn create_format(state: &SessionState, name: &str, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
-    let factory = state.get_file_format_factory(name).ok_or_else(|| {
-        Error::sql(format!("STORED AS {name} is not known")).hint(format!("known are {}", FORMATS.join(", ")))
-    })?;
+    let factory = state.get_file_format_factory(name).ok_or_else(|| unknown_format(name))?;
     factory.create(state, options).map_err(|error| name_bad_option(state, &factory, options, Error::from(error)))
 }
 
@@ -159,7 +157,7 @@ struct Found {
     location: Location,
     format: Arc<dyn FileFormat>,
     partitions: Vec<(String, DataType)>,
-    /// One group, unless the headers of CSV files differ.
+    /// One group, unless they are to be united.
     groups: Vec<Group>,
     /// The columns of all, by name.
     schema: SchemaRef,
