@@ -6,38 +6,41 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
-use std::num::NonZeroUsize;
+mod rows;
+mod settings;
+
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, UInt64Array};
-use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
     CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, Statement as PlanStatement,
 };
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::{Expr, Statement as Sql, visit_expressions};
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
-use crate::config::{self, MOST_THREADS, Settings};
+use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
 use crate::{function, planner, sink, source};
+
+pub use self::rows::Rows;
+use self::rows::with_sorted_joins;
+use self::settings::{explain_setting, list_settings, memory_limit, memory_pool, spill_folder, threads, validate};
 
 /// A session: the tables, views and settings that statements share.
 pub struct Session {
@@ -61,80 +64,6 @@ pub enum Outcome {
     },
     /// It changed the session.
     Done,
-}
-
-/// The rows of a query, batch by batch.
-pub struct Rows {
-    schema: SchemaRef,
-    running: Running,
-    /// Until the first batch is out, the query may start again in another way.
-    again: Option<Box<(SessionState, LogicalPlan)>>,
-}
-
-/// A physical plan at work.
-struct Running {
-    stream: SendableRecordBatchStream,
-    plan: Arc<dyn ExecutionPlan>,
-    task: Arc<TaskContext>,
-}
-
-impl Running {
-    async fn start(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
-        let physical = state.create_physical_plan(plan).await;
-        let physical = physical.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
-        let plan = sink::adapt(state, plan, physical).await?;
-        let task = state.task_ctx();
-        let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
-        Ok(Self { stream, plan, task })
-    }
-
-    async fn next(&mut self) -> Option<Result<RecordBatch>> {
-        let next = AssertUnwindSafe(self.stream.next()).catch_unwind().await;
-        match next.unwrap_or_else(|panic| Some(Err(Error::from_panic(panic.as_ref()).into())))? {
-            Ok(batch) => Some(Ok(batch)),
-            Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, error).await)),
-        }
-    }
-}
-
-impl Rows {
-    /// Their columns.
-    pub fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    /// The next batch, or nothing at the end.
-    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        let mut item = self.running.next().await;
-        if let Some(Err(error)) = &item
-            && error.join_exceeds_memory
-            && let Some(again) = self.again.take()
-        {
-            let (state, plan) = again.as_ref();
-            self.running = Running::start(&with_sorted_joins(state), plan).await?;
-            item = self.running.next().await;
-        }
-        self.again = None;
-        item.transpose()
-    }
-
-    /// All of them.
-    pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
-        let mut batches = Vec::new();
-        while let Some(batch) = self.next().await? {
-            batches.push(batch);
-        }
-        Ok(batches)
-    }
-}
-
-/// The state of a session whose joins sort both sides, and so can spill. Small batches, since four sorts or
-/// more share what memory there is, and each must hold some batches at the least.
-fn with_sorted_joins(state: &SessionState) -> SessionState {
-    let mut config = state.config().clone();
-    config.options_mut().optimizer.prefer_hash_join = false;
-    let config = config.with_batch_size(1024);
-    SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }
 
 impl Session {
@@ -301,16 +230,14 @@ impl Session {
             return Ok(Outcome::Done);
         }
         let (state, plan) = self.resolve(plan).await?;
-        let running = Running::start(&state, &plan).await?;
-        Ok(Outcome::Rows(Rows { schema: running.plan.schema(), running, again: Some(Box::new((state, plan))) }))
+        Ok(Outcome::Rows(Rows::start(state, plan).await?))
     }
 
     /// CREATE TABLE … AS: the query runs like any other, and the table is made of its rows.
     async fn create_table(&self, mut table: CreateMemoryTable) -> Result<Outcome> {
         if !matches!(table.input.as_ref(), LogicalPlan::EmptyRelation(_)) {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
-            let running = Running::start(&state, &input).await?;
-            let rows = Rows { schema: running.plan.schema(), running, again: Some(Box::new((state, input))) };
+            let rows = Rows::start(state, input).await?;
             let (schema, batches) = (rows.schema(), rows.collect().await?);
             let rows = MemTable::try_new(schema, vec![batches])?;
             table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
@@ -334,8 +261,8 @@ impl Session {
         if explained {
             let schema = Arc::clone(plan.schema().inner());
             let table = self.context.read_batches(batches)?.into_parts();
-            let running = Running::start(&table.0, &table.1).await?;
-            return Ok(Outcome::Rows(Rows { schema, running, again: None }));
+            let rows = Rows::start_once(&table.0, &table.1).await?;
+            return Ok(Outcome::Rows(rows.with_schema(schema)));
         }
         let count = |batch: &RecordBatch| -> u64 {
             let column = batch.column(0).as_any().downcast_ref::<UInt64Array>();
@@ -349,8 +276,7 @@ impl Session {
         if let Some(folder) = folder {
             self.writes.begin_folder(folder)?;
         }
-        let running = Running::start(state, plan).await?;
-        Rows { schema: running.plan.schema(), running, again: None }.collect().await
+        Rows::start_once(state, plan).await?.collect().await
     }
 
     /// Plans for the machine, and forgets it: `fuse check` wants the errors.
@@ -411,81 +337,6 @@ impl Session {
         self.context.execute_logical_plan(plan).await?;
         Ok(())
     }
-}
-
-/// Operators that can spill share the memory evenly: with first come, first served, a sort that holds all of
-/// it leaves none for its own merge. An error names the largest users.
-fn memory_pool(bytes: usize) -> Arc<dyn MemoryPool> {
-    let named_in_errors = NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN);
-    Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), named_in_errors))
-}
-
-/// A new folder below that of `fuse.temp_dir`, or of the system.
-fn spill_folder(temp_dir: &str) -> Result<TempDir> {
-    let parent = if temp_dir.is_empty() { std::env::temp_dir() } else { PathBuf::from(temp_dir) };
-    let make = || {
-        std::fs::create_dir_all(&parent)?;
-        tempfile::Builder::new().prefix("fuse-spill-").tempdir_in(&parent)
-    };
-    make().map_err(|e| Error::io(parent.display(), &e))
-}
-
-/// The memory that these settings mean, in bytes.
-fn memory_limit(settings: &Settings) -> Result<usize> {
-    match settings.memory_limit.as_str() {
-        "" => Ok(config::default_memory_limit()),
-        text => config::parse_bytes(text),
-    }
-}
-
-/// The threads that these settings mean.
-fn threads(settings: &Settings) -> usize {
-    match settings.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
-}
-
-/// Refuses a value that would be noticed only when it is used.
-fn validate(name: &str, value: &str) -> Result<()> {
-    match name {
-        "fuse.format" if !value.is_empty() => value.parse::<crate::format::Format>().map(drop),
-        "fuse.threads" if value.parse::<usize>().is_ok_and(|threads| threads > MOST_THREADS) => {
-            Err(Error::sql(format!("fuse.threads = {value}: at most {MOST_THREADS}")))
-        }
-        "fuse.copy_mode" => value.parse::<config::CopyMode>().map(drop),
-        "fuse.memory_limit" | "fuse.function_bytes" if !value.is_empty() => config::parse_bytes(value).map(drop),
-        _ => Ok(()),
-    }
-    .map_err(|error| Error { kind: crate::error::Kind::Sql, ..error })
-}
-
-/// An unknown setting of ours gets the nearest one.
-fn explain_setting(name: &str, error: Error) -> Error {
-    let known: Vec<String> = config::setting_names();
-    if !name.starts_with("fuse.") || known.iter().any(|known| known == name) {
-        return Error { kind: crate::error::Kind::Sql, ..error };
-    }
-    let error = Error::sql(format!("no setting named {name}"));
-    match crate::error::near_name(name, known.iter().map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean {near}?")),
-        None => error.hint("SHOW fuse lists the settings"),
-    }
-}
-
-/// `SHOW fuse` lists our settings, `SHOW ALL` every one; both with the sentence that explains them.
-fn list_settings(body: &Body) -> Option<Result<Body>> {
-    let Body::Statement(sql) = body else { return None };
-    let Sql::ShowVariable { variable } = sql.as_ref() else { return None };
-    let [name] = variable.as_slice() else { return None };
-    if !name.value.eq_ignore_ascii_case("fuse") {
-        return None;
-    }
-    let text = "SELECT name, value, description FROM information_schema.df_settings \
-                WHERE name LIKE 'fuse.%' ORDER BY name";
-    let script = Script { name: "SHOW fuse".to_owned(), text: text.to_owned() };
-    let parsed = parser::parse(&script, &Reading::default());
-    Some(parsed.and_then(|mut all| Ok(all.pop().ok_or_else(|| Error::sql("SHOW what?"))?.body)))
 }
 
 /// `upper(name) OVER ()`: DataFusion would drop the OVER.

@@ -1,0 +1,109 @@
+//! The rows of a query, as they are computed.
+//!
+//! Enters: a logical plan. Leaves: batches, one at a time. Always holds: a hash join beyond the memory limit
+//! starts again as one that sorts, as long as no row has left; a panic beneath is an error of the query.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::{FutureExt, StreamExt};
+
+use crate::catalog::explain_unknown_name;
+use crate::error::{Error, Result};
+use crate::{sink, source};
+
+/// The rows of a query, batch by batch.
+pub struct Rows {
+    schema: SchemaRef,
+    running: Running,
+    /// Until the first batch is out, the query may start again in another way.
+    again: Option<Box<(SessionState, LogicalPlan)>>,
+}
+
+/// A physical plan at work.
+struct Running {
+    stream: SendableRecordBatchStream,
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+}
+
+impl Running {
+    async fn start(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
+        let physical = state.create_physical_plan(plan).await;
+        let physical = physical.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
+        let plan = sink::adapt(state, plan, physical).await?;
+        let task = state.task_ctx();
+        let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
+        Ok(Self { stream, plan, task })
+    }
+
+    async fn next(&mut self) -> Option<Result<RecordBatch>> {
+        let next = AssertUnwindSafe(self.stream.next()).catch_unwind().await;
+        match next.unwrap_or_else(|panic| Some(Err(Error::from_panic(panic.as_ref()).into())))? {
+            Ok(batch) => Some(Ok(batch)),
+            Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, error).await)),
+        }
+    }
+}
+
+impl Rows {
+    /// Starts a query.
+    pub(super) async fn start(state: SessionState, plan: LogicalPlan) -> Result<Self> {
+        let running = Running::start(&state, &plan).await?;
+        Ok(Self { schema: running.plan.schema(), running, again: Some(Box::new((state, plan))) })
+    }
+
+    /// Starts a plan that must not start twice.
+    pub(super) async fn start_once(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
+        let running = Running::start(state, plan).await?;
+        Ok(Self { schema: running.plan.schema(), running, again: None })
+    }
+
+    /// The same rows under other names of columns.
+    pub(super) fn with_schema(self, schema: SchemaRef) -> Self {
+        Self { schema, ..self }
+    }
+
+    /// Their columns.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// The next batch, or nothing at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let mut item = self.running.next().await;
+        if let Some(Err(error)) = &item
+            && error.join_exceeds_memory
+            && let Some(again) = self.again.take()
+        {
+            let (state, plan) = again.as_ref();
+            self.running = Running::start(&with_sorted_joins(state), plan).await?;
+            item = self.running.next().await;
+        }
+        self.again = None;
+        item.transpose()
+    }
+
+    /// All of them.
+    pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+}
+
+/// The state of a session whose joins sort both sides, and so can spill. Small batches, since four sorts or
+/// more share what memory there is, and each must hold some batches at the least.
+pub(super) fn with_sorted_joins(state: &SessionState) -> SessionState {
+    let mut config = state.config().clone();
+    config.options_mut().optimizer.prefer_hash_join = false;
+    let config = config.with_batch_size(1024);
+    SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
+}
