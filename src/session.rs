@@ -27,7 +27,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
-use datafusion::sql::sqlparser::ast::{Expr, Statement as Sql, visit_expressions};
+use datafusion::sql::sqlparser::ast::{Expr, visit_expressions};
 use futures::FutureExt;
 use tempfile::TempDir;
 
