@@ -118,6 +118,25 @@ pub const SCHEMA_SAMPLE_ROWS: usize = 20_480;
 /// Bytes read from the start of each text file to find the types of its columns.
 pub const SCHEMA_SAMPLE_BYTES: usize = 8 << 20;
 
+/// Rows that an epoch takes from a source at the most, where OPTIONS do not say.
+pub const EPOCH_ROWS: u64 = 1_000_000;
+/// Bytes that an epoch takes from a source at the most, where OPTIONS do not say.
+pub const EPOCH_BYTES: u64 = 128 << 20;
+/// Files that an epoch takes from a source at the most, where OPTIONS do not say.
+pub const EPOCH_FILES: usize = 10_000;
+/// Rows of a file that a sink adds to, from which the next one is begun.
+pub const ROLL_ROWS: usize = 250_000;
+/// Bytes of a file that a sink adds to, from which the next one is begun.
+pub const ROLL_BYTES: usize = 128 << 20;
+/// Age of a file that a sink adds to, from which the next one is begun.
+pub const ROLL_MICROS: i64 = 60_000_000;
+/// Time after which a checkpoint is made.
+pub const CHECKPOINT_MICROS: i64 = 30_000_000;
+/// Epochs after which a checkpoint is made.
+pub const CHECKPOINT_EPOCHS: u64 = 1_000;
+/// For how long a text file has not changed when its last line needs no line end.
+pub const QUIET_MICROS: i64 = 2_000_000;
+
 /// The words that [`Settings::copy_mode`] and `OPTIONS ('mode' …)` accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopyMode {
@@ -211,6 +230,23 @@ pub fn parse_bytes(text: &str) -> Result<usize> {
     };
     let bytes = number * factor as f64;
     if bytes.is_finite() && bytes >= 1.0 && bytes < usize::MAX as f64 { Ok(bytes as usize) } else { Err(wrong()) }
+}
+
+/// Reads a time such as `500ms`, `10s`, `5m` or `1h`, in microseconds.
+pub fn parse_micros(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let factor = match text[digits..].trim() {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" | "" | "sec" | "second" | "seconds" => 1e6,
+        "m" | "min" | "minute" | "minutes" => 60e6,
+        "h" | "hour" | "hours" => 3600e6,
+        _ => return None,
+    };
+    let micros = number * factor;
+    (micros.is_finite() && (0.0..9e18).contains(&micros)).then_some(micros as i64)
 }
 
 /// The memory limit when none is given: three quarters of the machine's memory.

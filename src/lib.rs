@@ -11,19 +11,26 @@
 //! 3. DataFusion runs the plan on all cores; a query's batches go to a [`format::Encoder`];
 //! 4. what a COPY or INSERT writes is staged by [`durable`] and shown as a whole at its commit.
 
+pub mod change;
+pub mod clock;
 pub mod config;
 pub mod durable;
 pub mod error;
+pub mod offset;
 
 pub mod format;
 pub mod function;
 pub mod parser;
 
+pub mod checkpoint;
 pub mod sink;
 pub mod source;
 
 pub mod catalog;
 pub mod planner;
+
+pub mod operator;
+pub mod runtime;
 
 pub mod session;
 

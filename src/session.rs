@@ -6,13 +6,15 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
+mod pipeline;
 mod rows;
 mod settings;
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
@@ -20,6 +22,7 @@ use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
@@ -36,8 +39,13 @@ use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
+use crate::sink::stream::SinkOptions;
+use crate::source::Stores;
 use crate::{function, planner, sink, source};
 
+use self::pipeline::Continuous;
+
+pub use self::pipeline::Console;
 pub use self::rows::Rows;
 use self::rows::with_sorted_joins;
 use self::settings::{explain_setting, list_settings, memory_limit, memory_pool, spill_folder, threads, validate};
@@ -46,7 +54,12 @@ use self::settings::{explain_setting, list_settings, memory_limit, memory_pool, 
 pub struct Session {
     context: SessionContext,
     paths: Arc<PathTables>,
+    stores: Arc<Stores>,
     writes: Writes,
+    /// Statements over growing tables, which run together.
+    continuous: Mutex<Vec<Continuous>>,
+    /// How pipelines write to created tables.
+    sinks: Mutex<HashMap<String, SinkOptions>>,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
     _spill: TempDir,
 }
@@ -64,12 +77,15 @@ pub enum Outcome {
     },
     /// It changed the session.
     Done,
+    /// It reads a growing table: it becomes part of [`Session::pipeline`].
+    Continuous,
 }
 
 impl Session {
     /// A session with these settings.
     pub fn new(settings: Settings) -> Result<Self> {
         let writes = Writes::default();
+        let stores = Arc::new(Stores::new(writes.clone()));
         let memory = memory_limit(&settings)?;
         let spill = spill_folder(&settings.temp_dir)?;
         let mode = DiskManagerMode::Directories(vec![spill.path().to_owned()]);
@@ -79,7 +95,7 @@ impl Session {
             .with_memory_pool(memory_pool(memory))
             .with_disk_manager_builder(disk)
             .with_object_list_cache_limit(0)
-            .with_object_store_registry(Arc::new(source::Stores::new(writes.clone())))
+            .with_object_store_registry(Arc::clone(&stores) as Arc<dyn ObjectStoreRegistry>)
             .build_arc()?;
         let threads = threads(&settings);
         let config = config::session_config()
@@ -101,7 +117,8 @@ impl Session {
         let context = SessionContext::new_with_state(state);
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
-        Ok(Self { context, paths, writes, _spill: spill })
+        let (continuous, sinks) = (Mutex::default(), Mutex::default());
+        Ok(Self { context, paths, stores, writes, continuous, sinks, _spill: spill })
     }
 
     /// The current settings.
@@ -150,8 +167,21 @@ impl Session {
         if let Some(query) = list_settings(&body) {
             body = query?;
         }
-        let target = planner::prepare(&mut body, self.settings().copy_mode.parse()?)?;
+        let incremental = statement.incremental;
+        pipeline::unmaterialize(&mut body);
+        let target = planner::prepare(&mut body)?;
         let plan = self.plan(body).await?;
+        if incremental {
+            return self.explain_incremental(plan).await;
+        }
+        if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = &plan
+            && let Some(target) = &target
+        {
+            self.remember_sink(&table.name.to_string(), target)?;
+        }
+        if pipeline::is_continuous(&plan)? {
+            return self.defer(plan, target);
+        }
         if let LogicalPlan::Statement(change @ (PlanStatement::SetVariable(_) | PlanStatement::ResetVariable(_))) = plan
         {
             return self.change_setting(change).await;
@@ -159,7 +189,8 @@ impl Session {
         if !is_write(&plan)? {
             return self.run_plan(plan).await;
         }
-        let folder = target.as_ref().and_then(|target| target.new_folder.clone());
+        let mode = self.settings().copy_mode.parse()?;
+        let folder = target.as_ref().map(|target| target.new_folder(mode)).transpose()?.flatten();
         let name = target.map_or_else(|| write_name(&plan), |target| target.text);
         self.run_write(plan, name, folder.as_deref()).await
     }
@@ -170,8 +201,13 @@ impl Session {
         if let Some(query) = list_settings(&body) {
             body = query?;
         }
-        let target = planner::prepare(&mut body, config::CopyMode::Append)?;
+        pipeline::unmaterialize(&mut body);
+        let target = planner::prepare(&mut body)?;
         let plan = self.plan(body).await?;
+        if pipeline::is_continuous(&plan)? {
+            self.defer(plan, target)?;
+            return Ok(());
+        }
         match plan {
             LogicalPlan::Copy(copy) => {
                 self.try_physical(LogicalPlan::clone(&copy.input)).await?;

@@ -6,6 +6,7 @@
 //! anything is written.
 
 mod lines;
+pub mod stream;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 mod bad_input;
 mod command_line;
 mod durability;
+mod equivalence;
 mod memory;
 mod object_store;
 mod round_trip;

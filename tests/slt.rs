@@ -177,7 +177,7 @@ impl AsyncDB for Engine {
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
         match self.0.execute_text(sql).await? {
-            Outcome::Done => Ok(DBOutput::StatementComplete(0)),
+            Outcome::Done | Outcome::Continuous => Ok(DBOutput::StatementComplete(0)),
             Outcome::Written { rows, .. } => {
                 Ok(DBOutput::Rows { types: vec![DefaultColumnType::Integer], rows: vec![vec![rows.to_string()]] })
             }

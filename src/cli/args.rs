@@ -3,9 +3,11 @@
 //! Enters: the command line. Leaves: [`Args`], and from them the session's settings. Always holds: no I/O
 //! happens here.
 
+use std::time::Duration;
+
 use clap::{Args as Flags, Parser, Subcommand};
 
-use crate::config::Settings;
+use crate::config::{Settings, parse_micros};
 use crate::error::{Error, Result};
 use crate::format::{Format, Packing};
 use crate::parser::Defines;
@@ -53,6 +55,31 @@ pub(super) struct CheckArgs {
     pub(super) quiet: bool,
 }
 
+/// How SQL over growing tables runs.
+#[derive(Debug, Flags)]
+pub(super) struct PipelineArgs {
+    /// Take what is there now, commit, and exit
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Exit when nothing has come for so long, such as 5s
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "once")]
+    pub(super) until_idle: Option<Duration>,
+    /// Look for new input so often
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(super) trigger: Duration,
+    /// Folder or s3:// prefix of offsets, checkpoints and state [default: .fuse/NAME of the first SQL file]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<String>,
+    /// Forget the state, remove what was written from it, and start anew
+    #[arg(long)]
+    pub(super) fresh: bool,
+}
+
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    let micros = parse_micros(text).and_then(|micros| u64::try_from(micros).ok());
+    micros.map(Duration::from_micros).ok_or_else(|| "a time is written as 500ms, 10s, 5m or 1h".to_owned())
+}
+
 /// `fuse query`.
 #[derive(Debug, Flags)]
 pub(super) struct QueryArgs {
@@ -74,6 +101,9 @@ pub(super) struct QueryArgs {
     /// Folder for what does not fit in memory
     #[arg(long, value_name = "DIR")]
     pub(super) temp_dir: Option<String>,
+    /// How to run over growing tables.
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
     /// Print how long each statement took
     #[arg(long)]
     pub(super) timing: bool,
@@ -115,6 +145,11 @@ impl QueryArgs {
 }
 
 impl Input {
+    /// What the first text is called.
+    pub(super) fn name(&self) -> &str {
+        self.files.first().map_or("-c", String::as_str)
+    }
+
     /// The values of `-D`.
     pub(super) fn defines(&self) -> Result<Defines> {
         let pair = |text: &String| match text.split_once('=') {

@@ -4,11 +4,15 @@
 //! holds: standard output carries nothing but data.
 
 mod args;
+mod console;
 mod output;
+mod pipeline;
 mod query;
 mod report;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -101,28 +105,50 @@ async fn run(args: Args) -> Result<()> {
 
 /// Ctrl-C, seen by a thread of its own: a query may keep all others busy, and the one that prints may be
 /// blocked by a reader that does not read.
-struct Interrupt(tokio::sync::watch::Receiver<bool>);
+struct Interrupt {
+    presses: tokio::sync::watch::Receiver<u32>,
+    patient: Arc<AtomicBool>,
+}
 
 impl Interrupt {
     /// Listens from now on. Should the program be unable to stop in time, the process ends all the same.
     fn listen() -> Self {
-        let (sender, receiver) = tokio::sync::watch::channel(false);
+        let (sender, presses) = tokio::sync::watch::channel(0);
+        let patient = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&patient);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
-                let _ = sender.send(true);
-                std::thread::sleep(INTERRUPT_GRACE);
-                std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+            let Ok(runtime) = runtime else { return };
+            while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+                sender.send_modify(|presses| *presses += 1);
+                if !waits.load(Ordering::Relaxed) || *sender.borrow() > 1 {
+                    std::thread::sleep(INTERRUPT_GRACE);
+                    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+                }
             }
         });
-        Self(receiver)
+        Self { presses, patient }
     }
 
     /// Returns once Ctrl-C has been pressed.
     async fn pressed(&mut self) {
-        if self.0.wait_for(|pressed| *pressed).await.is_err() {
+        self.pressed_times(1).await;
+    }
+
+    /// Returns once Ctrl-C has been pressed twice.
+    async fn pressed_again(&mut self) {
+        self.pressed_times(2).await;
+    }
+
+    async fn pressed_times(&mut self, times: u32) {
+        if self.presses.wait_for(|presses| *presses >= times).await.is_err() {
             // Nobody listens.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// From now on the first Ctrl-C may take its time; the second ends the process.
+    fn be_patient(&self) {
+        self.patient.store(true, Ordering::Relaxed);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::args::{CheckArgs, Input, QueryArgs};
 use super::output::Output;
-use super::{Interrupt, report};
+use super::{Interrupt, pipeline, report};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::parser::{self, Reading, Script, Statement};
@@ -34,7 +34,8 @@ pub(super) async fn query(args: &QueryArgs, mut interrupt: Interrupt) -> Result<
             }
         }
     }
-    output.commit().await
+    output.commit().await?;
+    pipeline::run(&session, &args.pipeline, args.input.name(), interrupt).await
 }
 
 /// Plans the statements of all files.
@@ -104,7 +105,7 @@ async fn run(session: &Session, output: &mut Output, statement: Statement) -> Re
     let outcome = session.execute(statement).await?;
     let settings = session.settings();
     let summary = match outcome {
-        Outcome::Done => String::new(),
+        Outcome::Done | Outcome::Continuous => String::new(),
         Outcome::Written { rows, target } => {
             if !settings.quiet {
                 eprintln!("{} written to {target}", report::count(rows, "row"));

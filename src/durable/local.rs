@@ -132,7 +132,7 @@ pub(super) fn publish(files: &[(PathBuf, PathBuf)]) -> Result<()> {
 }
 
 /// Makes a folder and those above it, each synced into the one above.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -144,7 +144,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -9,6 +9,7 @@ mod chain;
 mod dialect;
 mod friendly;
 mod refuse;
+mod stream;
 
 use std::collections::HashMap;
 
@@ -38,6 +39,8 @@ pub struct Statement {
     pub body: Body,
     /// From its first to behind its last token.
     pub span: Span,
+    /// EXPLAIN INCREMENTAL stood before it.
+    pub incremental: bool,
 }
 
 /// Values for `$name`, from `-D name=value` and `SET fuse.define.name = value`.
@@ -119,6 +122,8 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
 
     let mut tokens: Vec<TokenWithSpan> =
         tokens.iter().cloned().map(|token| substitute(token, &reading.defines)).collect();
+    let incremental = stream::take_explain_incremental(&mut tokens);
+    stream::complete_create(&mut tokens);
     friendly::drop_trailing_commas(&mut tokens);
     friendly::complete_from_first(&mut tokens);
     let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
@@ -133,7 +138,7 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
         return Err(refuse::explain(error, &mut parser.parser));
     }
     refuse::check(&mut body).map_err(|error| error.at(span))?;
-    Ok(Some(Statement { body, span }))
+    Ok(Some(Statement { body, span, incremental }))
 }
 
 /// Puts the value of `$name` in place of it, and takes the `_` out of `1_000`.

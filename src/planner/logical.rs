@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::Value;
 use crate::config::CopyMode;
 use crate::durable::STAGE_PREFIX;
 use crate::error::{Error, Result, unknown_format};
+use crate::sink::stream::SinkOptions;
 use crate::source::{DATA_ENDINGS, FileKind, Location};
 
 /// Where a COPY writes.
@@ -21,26 +22,56 @@ use crate::source::{DATA_ENDINGS, FileKind, Location};
 pub struct Target {
     /// As the user wrote it.
     pub text: String,
-    /// The local folder that is built as a whole, if the target is one that is new or is replaced.
-    pub new_folder: Option<PathBuf>,
+    /// True for a folder of files.
+    pub folder: bool,
+    /// The path, if it is local.
+    local: Option<PathBuf>,
+    /// `OPTIONS ('mode' …)`.
+    mode: Option<String>,
+    /// How a pipeline writes there.
+    pub sink: SinkOptions,
 }
 
-/// Rewrites the statement for DataFusion; says where a COPY goes. `default` is `fuse.copy_mode`.
-pub fn prepare(body: &mut Body, default: CopyMode) -> Result<Option<Target>> {
+impl Target {
+    /// The local folder that is built as a whole, if the target is one that is new or is replaced. `default` is
+    /// `fuse.copy_mode`.
+    pub fn new_folder(&self, default: CopyMode) -> Result<Option<PathBuf>> {
+        let mode = self.mode.as_ref().map_or(Ok(default), |word| word.parse())?;
+        match &self.local {
+            _ if !self.folder => Ok(None),
+            Some(path) => new_folder(path, mode, &self.text),
+            None if mode == CopyMode::Replace => {
+                Err(Error::sql("mode 'replace' cannot exchange a folder on an object store in one step")
+                    .hint("write to a new prefix, or remove the old objects first and use 'append'"))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// How a pipeline writes there, with the mode that was given.
+    pub fn sink_options(&self) -> Result<SinkOptions> {
+        let mut sink = self.sink.clone();
+        if let Some(mode) = &self.mode {
+            sink.set("mode", mode)?;
+        }
+        Ok(sink)
+    }
+}
+
+/// Rewrites the statement for DataFusion; says where a COPY goes, or how a created table is written to.
+pub fn prepare(body: &mut Body) -> Result<Option<Target>> {
     match body {
-        Body::CopyTo(copy) => prepare_copy(copy, default).map(Some),
-        Body::CreateExternalTable(create) => prepare_create(create).map(|()| None),
-        Body::Explain(explain) => prepare(&mut explain.statement, default),
+        Body::CopyTo(copy) => prepare_copy(copy).map(Some),
+        Body::CreateExternalTable(create) => prepare_create(create).map(Some),
+        Body::Explain(explain) => prepare(&mut explain.statement),
         Body::Statement(_) | Body::Reset(_) => Ok(None),
     }
 }
 
-fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target> {
+fn prepare_copy(copy: &mut CopyToStatement) -> Result<Target> {
     let text = copy.target.clone();
-    let mode = match take_option(&mut copy.options, "mode") {
-        Some(word) => word.parse()?,
-        None => default,
-    };
+    let mode = take_option(&mut copy.options, "mode");
+    let sink = take_sink_options(&mut copy.options)?;
     set_format(copy)?;
     unquote(&mut copy.partitioned_by);
     let single = copy.options.iter().find(|(key, _)| key == "single_file_output").map(|(_, value)| value.to_string());
@@ -51,21 +82,22 @@ fn prepare_copy(copy: &mut CopyToStatement, default: CopyMode) -> Result<Target>
         Some(_) => true,
         None => !copy.partitioned_by.is_empty() || copy.target.ends_with('/') || existing_folder || !has_ending,
     };
-    if !folder {
-        return Ok(Target { text, new_folder: None });
-    }
-    if !copy.target.ends_with('/') {
+    if folder && !copy.target.ends_with('/') {
         copy.target.push('/');
     }
-    let location = Location::parse(&copy.target)?;
-    let Some(path) = location.local_path() else {
-        if mode == CopyMode::Replace {
-            return Err(Error::sql("mode 'replace' cannot exchange a folder on an object store in one step")
-                .hint("write to a new prefix, or remove the old objects first and use 'append'"));
+    let local = Location::parse(&copy.target)?.local_path();
+    Ok(Target { text, folder, local, mode, sink })
+}
+
+/// The options that only a pipeline knows.
+fn take_sink_options(options: &mut Vec<(String, Value)>) -> Result<SinkOptions> {
+    let mut sink = SinkOptions::default();
+    for name in ["roll_rows", "roll_bytes", "roll_interval"] {
+        if let Some(value) = take_option(options, name) {
+            sink.set(name, &value)?;
         }
-        return Ok(Target { text, new_folder: None });
-    };
-    Ok(Target { new_folder: new_folder(&path, mode, &text)?, text })
+    }
+    Ok(sink)
 }
 
 /// The folder, if it is to be built as a whole; nothing if files are added to it.
@@ -181,7 +213,7 @@ fn format_name(name: &str) -> (&str, bool) {
     }
 }
 
-fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
+fn prepare_create(create: &mut CreateExternalTable) -> Result<Target> {
     let (format, tabs) = format_name(&create.file_type);
     let format = format.to_owned();
     if has_option(&create.options, "null_regex") {
@@ -192,7 +224,13 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<()> {
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     add_options(&mut create.options, &format, tabs, kind);
     create.file_type = format;
-    Ok(())
+    let text = create.locations.first().cloned().unwrap_or_default();
+    let (mut mode, mut sink) = (None, SinkOptions::default());
+    if !create.unbounded {
+        mode = take_option(&mut create.options, "mode");
+        sink = take_sink_options(&mut create.options)?;
+    }
+    Ok(Target { folder: text.ends_with('/'), text, local: None, mode, sink })
 }
 
 fn has_option(options: &[(String, Value)], name: &str) -> bool {

@@ -126,6 +126,11 @@ impl Location {
     /// All data files here, in order of their names.
     pub async fn files(&self, state: &dyn Session) -> Result<Vec<ObjectMeta>> {
         let store = state.runtime_env().object_store(&self.url)?;
+        self.files_in(store.as_ref()).await
+    }
+
+    /// The same in the store of this location.
+    pub async fn files_in(&self, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
         if !self.url.is_collection() && self.url.get_glob().is_none() {
             // Opening a pipe would wait for a writer.
             let local = self.local_path().and_then(|path| std::fs::metadata(path).ok());

@@ -10,6 +10,7 @@ mod infer_csv;
 mod infer_json;
 mod location;
 mod stores;
+pub mod stream;
 mod table;
 
 pub use diagnose::explain_scan_error;

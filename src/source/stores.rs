@@ -32,10 +32,15 @@ impl Stores {
         Self { writes, known: Mutex::default() }
     }
 
-    fn open(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
+    /// The store behind a URL, without staging: for files that are whole when they are put.
+    pub fn direct(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
+        Self::open(url)
+    }
+
+    fn open(url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
         let root = &url[url::Position::BeforeScheme..url::Position::BeforePath];
         let store: Arc<dyn ObjectStore> = match url.scheme() {
-            "file" => return Ok(Arc::new(StagedStore::local(self.writes.clone()))),
+            "file" => Arc::new(object_store::local::LocalFileSystem::new()),
             "s3" | "s3a" => Arc::new(AmazonS3Builder::from_env().with_bucket_name(host(url)?).build()?),
             "gs" | "gcs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(host(url)?).build()?),
             "az" | "adl" | "azure" | "abfs" | "abfss" => {
@@ -50,7 +55,7 @@ impl Stores {
                     .hint("known are paths, s3://, gs://, az://, http:// and https://"));
             }
         };
-        Ok(Arc::new(StagedStore::remote(store, self.writes.clone())))
+        Ok(store)
     }
 }
 
@@ -69,7 +74,10 @@ impl ObjectStoreRegistry for Stores {
         if let Some(store) = known.get(&key(url)) {
             return Ok(Arc::clone(store));
         }
-        let store = self.open(url).map_err(DataFusionError::from)?;
+        let store: Arc<dyn ObjectStore> = match url.scheme() {
+            "file" => Arc::new(StagedStore::local(self.writes.clone())),
+            _ => Arc::new(StagedStore::remote(Self::open(url).map_err(DataFusionError::from)?, self.writes.clone())),
+        };
         known.insert(key(url), Arc::clone(&store));
         Ok(store)
     }

@@ -24,6 +24,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::file_format::{FuseFormatFactory, csv_options};
 use super::infer::{self, Group};
+use super::stream::{StreamFactory, StreamTable};
 use super::{DATA_ENDINGS, FileKind, Location};
 use crate::config::{NULL_FOLDER, SCHEMA_SAMPLE_ROWS};
 use crate::error::{Error, Result, unknown_format};
@@ -33,6 +34,7 @@ const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
 
 /// Makes `STORED AS` of every file format ours.
 pub fn register_formats(state: &mut SessionState) -> Result<()> {
+    state.table_factories_mut().insert("RATE".to_owned(), Arc::new(StreamFactory));
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {
@@ -286,6 +288,13 @@ impl TableProviderFactory for FileTableFactory {
         let Some(session) = state.as_any().downcast_ref::<SessionState>() else {
             return self.inner.create(state, cmd).await;
         };
+        if cmd.unbounded {
+            let mut plain = cmd.clone();
+            plain.unbounded = false;
+            plain.options.retain(|name, _| name.starts_with("format."));
+            let inferred = self.create(state, &plain);
+            return Ok(Arc::new(StreamTable::create(cmd, inferred).await?));
+        }
         let mut cmd = cmd.clone();
         if let Some(ready) = prepare(session, &mut cmd).await? {
             return Ok(ready);

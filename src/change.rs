@@ -1,0 +1,210 @@
+//! Changes: rows with a weight.
+//!
+//! Enters and leaves: [`Changes`], batches whose rows are inserted (+n) or retracted (-n). Always holds: an input
+//! that never retracts carries no weights at all; consolidated changes hold each row once, and none of weight 0.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, Rows, SortField};
+
+use crate::error::Result;
+
+/// The column that carries weights in files.
+pub const WEIGHT: &str = "__weight";
+
+/// Rows that were inserted or retracted.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// The rows.
+    pub rows: RecordBatch,
+    /// How often each was inserted (above 0) or retracted (below 0); nothing: each was inserted once.
+    pub weights: Option<Int64Array>,
+}
+
+impl Changes {
+    /// Rows that were inserted once each.
+    pub fn inserted(rows: RecordBatch) -> Self {
+        Self { rows, weights: None }
+    }
+
+    /// Rows with their weights.
+    pub fn weighted(rows: RecordBatch, weights: Int64Array) -> Self {
+        Self { rows, weights: Some(weights) }
+    }
+
+    /// The weight of a row.
+    pub fn weight(&self, row: usize) -> i64 {
+        self.weights.as_ref().map_or(1, |weights| weights.value(row))
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// True if there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.num_rows() == 0
+    }
+
+    /// The rows at these places.
+    pub fn take(&self, rows: &UInt64Array) -> Result<Self> {
+        let weights = match &self.weights {
+            Some(weights) => Some(arrow::compute::take(weights, rows, None)?),
+            None => None,
+        };
+        Ok(Self { rows: take_rows(&self.rows, rows)?, weights: weights.as_ref().map(int64s) })
+    }
+
+    /// The rows with the weight as the last column.
+    pub fn with_weight_column(&self) -> Result<RecordBatch> {
+        let mut columns = self.rows.columns().to_vec();
+        let weights = self.weights.clone().unwrap_or_else(|| Int64Array::from(vec![1; self.len()]));
+        columns.push(Arc::new(weights));
+        Ok(RecordBatch::try_new(weighted_schema(&self.rows.schema()), columns)?)
+    }
+
+    /// What [`Changes::with_weight_column`] gave.
+    pub fn from_weight_column(batch: &RecordBatch) -> Result<Self> {
+        let last = batch.num_columns() - 1;
+        let weights = int64s(batch.column(last));
+        let rows = batch.project(&(0..last).collect::<Vec<_>>())?;
+        Ok(Self { rows, weights: Some(weights) })
+    }
+}
+
+fn int64s(array: &ArrayRef) -> Int64Array {
+    Int64Array::from(array.to_data())
+}
+
+/// The columns with that of the weight behind them.
+pub fn weighted_schema(schema: &Schema) -> SchemaRef {
+    let mut fields = schema.fields().to_vec();
+    fields.push(Arc::new(Field::new(WEIGHT, DataType::Int64, false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// A batch with these columns, also if there are none.
+pub fn with_columns(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+}
+
+/// The rows at these places, also if there are no columns.
+pub fn take_rows(batch: &RecordBatch, rows: &UInt64Array) -> Result<RecordBatch> {
+    if batch.num_columns() == 0 {
+        return with_columns(&batch.schema(), Vec::new(), rows.len());
+    }
+    Ok(take_record_batch(batch, rows)?)
+}
+
+/// One batch of all, also if there are no columns.
+pub fn concat<'a>(schema: &SchemaRef, batches: impl IntoIterator<Item = &'a RecordBatch>) -> Result<RecordBatch> {
+    if schema.fields().is_empty() {
+        return with_columns(schema, Vec::new(), batches.into_iter().map(RecordBatch::num_rows).sum());
+    }
+    Ok(concat_batches(schema, batches)?)
+}
+
+/// The rows, each as often as its weight says.
+pub fn repeat(change: &Changes) -> Result<RecordBatch> {
+    let Some(weights) = &change.weights else { return Ok(change.rows.clone()) };
+    if weights.values().iter().all(|weight| *weight == 1) {
+        return Ok(change.rows.clone());
+    }
+    let times = |row: usize| usize::try_from(weights.value(row)).unwrap_or(0);
+    let rows = (0..change.len()).flat_map(|row| std::iter::repeat_n(row as u64, times(row)));
+    take_rows(&change.rows, &UInt64Array::from_iter_values(rows))
+}
+
+/// How many rows there are in all.
+pub fn count(changes: &[Changes]) -> usize {
+    changes.iter().map(Changes::len).sum()
+}
+
+/// Turns rows into bytes that are equal where the rows are. Rows without columns are all equal.
+pub struct RowEncoder {
+    converter: Option<RowConverter>,
+}
+
+/// The rows of a batch as bytes.
+pub struct Encoded {
+    rows: Option<Rows>,
+    count: usize,
+}
+
+impl RowEncoder {
+    /// For columns of these types.
+    pub fn new(types: impl IntoIterator<Item = DataType>) -> Result<Self> {
+        let fields: Vec<SortField> = types.into_iter().map(SortField::new).collect();
+        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
+        Ok(Self { converter })
+    }
+
+    /// For whole rows of these columns.
+    pub fn of(schema: &Schema) -> Result<Self> {
+        Self::new(schema.fields().iter().map(|field| field.data_type().clone()))
+    }
+
+    /// The columns of rows that were encoded.
+    pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        let Some(converter) = &self.converter else { return Ok(Vec::new()) };
+        let parser = converter.parser();
+        Ok(converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?)
+    }
+
+    /// The bytes of `count` rows.
+    pub fn encode(&self, columns: &[ArrayRef], count: usize) -> Result<Encoded> {
+        let rows = self.converter.as_ref().map(|converter| converter.convert_columns(columns)).transpose()?;
+        Ok(Encoded { rows, count })
+    }
+}
+
+impl Encoded {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The bytes of a row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        self.rows.as_ref().map_or(&[], |rows| rows.row(row).data())
+    }
+}
+
+/// Sums the weights of equal rows and drops those of weight 0. Rows keep the order of their first occurrence.
+pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Changes>> {
+    let changes: Vec<&Changes> = changes.iter().filter(|change| !change.is_empty()).collect();
+    if changes.is_empty() {
+        return Ok(None);
+    }
+    let all = concat(schema, changes.iter().map(|change| &change.rows))?;
+    let rows = RowEncoder::of(schema)?.encode(all.columns(), all.num_rows())?;
+    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(all.num_rows());
+    let mut kept: Vec<(u64, i64)> = Vec::with_capacity(all.num_rows());
+    let weights = changes.iter().flat_map(|change| (0..change.len()).map(|row| change.weight(row)));
+    for (row, weight) in weights.enumerate() {
+        let place = *places.entry(rows.row(row)).or_insert_with(|| {
+            kept.push((row as u64, 0));
+            kept.len() - 1
+        });
+        kept[place].1 += weight;
+    }
+    kept.retain(|(_, weight)| *weight != 0);
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let places = UInt64Array::from_iter_values(kept.iter().map(|(at, _)| *at));
+    let weights = Int64Array::from_iter_values(kept.iter().map(|(_, weight)| *weight));
+    Ok(Some(Changes::weighted(take_rows(&all, &places)?, weights)))
+}

@@ -1,0 +1,170 @@
+//! The offset log and the commit log.
+//!
+//! Enters: what an epoch takes, before it begins; that it is done, when all sinks hold it. Leaves: the same, after a
+//! restart. Always holds: an epoch's number is given once, so of two processes on one state one is turned away.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::offset::{Epoch, OffsetRange};
+
+/// What the offset log says of an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Its number.
+    pub epoch: Epoch,
+    /// What `now()` is in it, in microseconds since 1970.
+    pub now_micros: i64,
+    /// What it takes from each source, by the name of the table.
+    pub sources: BTreeMap<String, OffsetRange>,
+}
+
+/// That an epoch is done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Its number; 0: none.
+    pub epoch: Epoch,
+    /// Where each sink stands behind it, in the order of the statements.
+    pub sinks: Vec<serde_json::Value>,
+}
+
+/// Both logs of one pipeline.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    folder: Folder,
+}
+
+const OFFSETS: &str = "offsets";
+const COMMITS: &str = "commits";
+
+fn file(log: &str, epoch: Epoch) -> String {
+    format!("{log}/{epoch:012}.json")
+}
+
+impl Logs {
+    /// The logs in a pipeline's state folder.
+    pub fn new(folder: Folder) -> Self {
+        Self { folder }
+    }
+
+    /// Logs an epoch that is about to begin.
+    pub async fn begin(&self, record: &EpochRecord) -> Result<()> {
+        if self.folder.create(&file(OFFSETS, record.epoch), seal(record)?).await? {
+            return Ok(());
+        }
+        Err(Error::query(format!("another process runs on the state in {}", self.folder.name()))
+            .note(format!("it has begun epoch {}, which this one was about to begin", record.epoch))
+            .hint("stop one of them, or give each its own folder with --state"))
+    }
+
+    /// Logs an epoch that all sinks hold.
+    pub async fn commit(&self, commit: &Commit) -> Result<()> {
+        self.folder.create(&file(COMMITS, commit.epoch), seal(commit)?).await?;
+        Ok(())
+    }
+
+    /// The epochs behind `after` that were begun, in order, and the last one that all sinks hold.
+    pub async fn read(&self, after: Epoch) -> Result<(Vec<EpochRecord>, Commit)> {
+        let committed = match epochs(&self.folder.list(COMMITS).await?).max() {
+            Some(last) => self.open(COMMITS, last).await?,
+            None => Commit::default(),
+        };
+        let mut begun = Vec::new();
+        let names = self.folder.list(OFFSETS).await?;
+        for epoch in epochs(&names).filter(|epoch| *epoch > after) {
+            let record: EpochRecord = self.open(OFFSETS, epoch).await?;
+            let expected = after + 1 + begun.len() as u64;
+            if record.epoch != epoch || epoch != expected {
+                return Err(Error::query(format!(
+                    "{}: epoch {expected} is missing from the offset log",
+                    self.folder.name()
+                ))
+                .hint("restore the folder from a backup, or start anew with --fresh: outputs are then written again"));
+            }
+            begun.push(record);
+        }
+        Ok((begun, committed))
+    }
+
+    /// Removes what both logs say of epochs up to `through`; the last commit stays.
+    pub async fn trim(&self, through: Epoch) -> Result<()> {
+        let offsets = self.folder.list(OFFSETS).await?;
+        let commits = self.folder.list(COMMITS).await?;
+        let old = epochs(&offsets).filter(|epoch| *epoch <= through).map(|epoch| file(OFFSETS, epoch));
+        let done = epochs(&commits).filter(|epoch| *epoch < through).map(|epoch| file(COMMITS, epoch));
+        self.folder.remove(&old.chain(done).collect::<Vec<_>>()).await
+    }
+
+    async fn open<T: DeserializeOwned>(&self, log: &str, epoch: Epoch) -> Result<T> {
+        let name = file(log, epoch);
+        let bytes = self.folder.read(&name).await?.unwrap_or_default();
+        unseal(&bytes, &format!("{}/{name}", self.folder.name()))
+    }
+}
+
+fn epochs(names: &[String]) -> impl Iterator<Item = Epoch> {
+    names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok())
+}
+
+/// JSON with its CRC-32 behind it, so that the whole is a JSON document that SQL can read.
+pub(super) fn seal<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_string(value).map_err(|e| Error::query(format!("cannot write state: {e}")))?;
+    text.pop();
+    let crc = crc32fast::hash(text.as_bytes());
+    text.push_str(&format!(",\"crc32\":\"{crc:08x}\"}}\n"));
+    Ok(text.into_bytes())
+}
+
+/// What [`seal`] wrote; an error if it is not what was written.
+pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8], name: &str) -> Result<T> {
+    const TAIL: usize = ",\"crc32\":\"00000000\"}\n".len();
+    let damaged = || {
+        Error::query(format!("{name} is damaged"))
+            .hint("restore it from a backup, or start anew with --fresh: outputs are then written again")
+    };
+    let cut = bytes.len().checked_sub(TAIL).ok_or_else(damaged)?;
+    let (text, tail) = bytes.split_at(cut);
+    if tail != format!(",\"crc32\":\"{:08x}\"}}\n", crc32fast::hash(text)).as_bytes() {
+        return Err(damaged());
+    }
+    serde_json::from_slice(&[text, b"}"].concat()).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn epochs_are_read_back_and_a_flipped_bit_is_noticed() {
+        let root = tempfile::tempdir().expect("folder");
+        let logs = Logs::new(Folder::local(root.path()).expect("opens"));
+        for epoch in 1..=3 {
+            let range = OffsetRange::Rows { from: epoch * 10, to: epoch * 10 + 10 };
+            let sources = BTreeMap::from([("t".to_owned(), range)]);
+            logs.begin(&EpochRecord { epoch, now_micros: 7, sources }).await.expect("begins");
+            if epoch < 3 {
+                logs.commit(&Commit { epoch, sinks: Vec::new() }).await.expect("commits");
+            }
+        }
+        let (begun, committed) = logs.read(1).await.expect("reads");
+        assert_eq!((begun.len(), begun[0].epoch, committed.epoch), (2, 2, 2));
+        let again = logs.begin(&begun[0]).await.expect_err("the number is taken");
+        assert!(again.message.contains("another process"), "{again:?}");
+        let path = root.path().join("offsets/000000000003.json");
+        let bytes = std::fs::read(&path).expect("reads");
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            std::fs::write(&path, &flipped).expect("writes");
+            assert!(logs.read(1).await.is_err(), "bit at {at}");
+        }
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("writes");
+        assert!(logs.read(1).await.is_err());
+        logs.trim(2).await.expect("trims");
+        assert_eq!(std::fs::read_dir(root.path().join("offsets")).expect("lists").count(), 1);
+    }
+}

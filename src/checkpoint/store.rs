@@ -1,0 +1,271 @@
+//! Checkpoints: the state of all parts of a pipeline after one epoch.
+//!
+//! Enters: what each part has changed since the last checkpoint, or all of it. Leaves: the same, after a restart.
+//! Always holds: a manifest is written when all files that it names are synced; the two newest checkpoints stay, so
+//! that one that is damaged leaves another; a file that no manifest names is removed.
+
+use std::collections::{BTreeMap, HashSet};
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+use super::log::{seal, unseal};
+use crate::config::CREATED_BY;
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::offset::Epoch;
+
+/// What a part of a pipeline hands over at a checkpoint.
+#[derive(Debug)]
+pub enum Saved {
+    /// It is as at the last checkpoint.
+    Unchanged,
+    /// What has changed since; restored behind what was saved before.
+    Added(Vec<RecordBatch>),
+    /// All of it; takes the place of what was saved before.
+    Whole(Vec<RecordBatch>),
+}
+
+/// A checkpoint as its manifest tells it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The last epoch that is in it.
+    pub epoch: Epoch,
+    /// The files of each part, in the order in which they are restored.
+    pub parts: BTreeMap<String, Vec<Segment>>,
+}
+
+/// One Parquet file of a part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    file: String,
+    rows: u64,
+    bytes: u64,
+    crc32: String,
+}
+
+impl Checkpoint {
+    /// Bytes of all its files.
+    pub fn bytes(&self) -> u64 {
+        self.parts.values().flatten().map(|segment| segment.bytes).sum()
+    }
+
+    /// Rows of all its files.
+    pub fn rows(&self) -> u64 {
+        self.parts.values().flatten().map(|segment| segment.rows).sum()
+    }
+}
+
+/// The checkpoints of one pipeline.
+#[derive(Debug)]
+pub struct StateStore {
+    folder: Folder,
+    last: Checkpoint,
+    /// The epoch of the checkpoint before the last one: from there the logs must stay.
+    before: Epoch,
+}
+
+const MANIFESTS: &str = "checkpoints";
+const STATE: &str = "state";
+const TABLES: &str = "tables";
+
+fn manifest(epoch: Epoch) -> String {
+    format!("{MANIFESTS}/{epoch:012}.json")
+}
+
+impl StateStore {
+    /// Opens the store at its newest intact checkpoint; gives the saved batches of each part, segment by segment.
+    pub async fn open(folder: Folder) -> Result<(Self, BTreeMap<String, Vec<RecordBatch>>)> {
+        let mut store = Self { folder, last: Checkpoint::default(), before: 0 };
+        let mut failure = None;
+        let manifests = store.manifests().await?;
+        for epoch in manifests.iter().rev() {
+            match store.load(*epoch).await {
+                Ok((checkpoint, parts)) => {
+                    store.before = checkpoint.epoch;
+                    store.last = checkpoint;
+                    return Ok((store, parts));
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => Ok((store, BTreeMap::new())),
+        }
+    }
+
+    /// The newest checkpoint.
+    pub fn last(&self) -> &Checkpoint {
+        &self.last
+    }
+
+    /// Keeps a table at rest as it is now, for as long as its epoch may be replayed.
+    pub async fn save_table(&self, name: &str, batches: &[RecordBatch]) -> Result<()> {
+        match encode(batches)? {
+            Some(bytes) => self.folder.replace(&format!("{TABLES}/{name}.parquet"), bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A table at rest as it was.
+    pub async fn load_table(&self, name: &str) -> Result<Vec<RecordBatch>> {
+        match self.folder.read(&format!("{TABLES}/{name}.parquet")).await? {
+            Some(bytes) => decode(bytes),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the tables at rest: a checkpoint has what is needed of them.
+    async fn remove_tables(&self) -> Result<()> {
+        let names = self.folder.list(TABLES).await?;
+        self.folder.remove(&names.into_iter().map(|name| format!("{TABLES}/{name}")).collect::<Vec<_>>()).await
+    }
+
+    async fn manifests(&self) -> Result<Vec<Epoch>> {
+        let names = self.folder.list(MANIFESTS).await?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    async fn load(&self, epoch: Epoch) -> Result<(Checkpoint, BTreeMap<String, Vec<RecordBatch>>)> {
+        let name = manifest(epoch);
+        let bytes = self.folder.read(&name).await?.unwrap_or_default();
+        let checkpoint: Checkpoint = unseal(&bytes, &format!("{}/{name}", self.folder.name()))?;
+        let mut parts = BTreeMap::new();
+        for (part, segments) in &checkpoint.parts {
+            let mut batches = Vec::new();
+            for segment in segments {
+                batches.extend(self.read(segment).await?);
+            }
+            parts.insert(part.clone(), batches);
+        }
+        Ok((checkpoint, parts))
+    }
+
+    async fn read(&self, segment: &Segment) -> Result<Vec<RecordBatch>> {
+        let name = format!("{STATE}/{}", segment.file);
+        let bytes = self.folder.read(&name).await?.unwrap_or_default();
+        if checksum(&bytes) != segment.crc32 {
+            return Err(Error::query(format!("{}/{name} is damaged or missing", self.folder.name()))
+                .hint("restore it from a backup, or start anew with --fresh: outputs are then written again"));
+        }
+        decode(bytes)
+    }
+
+    /// Writes a checkpoint of the state after `epoch`. Returns the epoch up to which logs may go.
+    pub async fn save(&mut self, epoch: Epoch, parts: Vec<(String, Saved)>) -> Result<Epoch> {
+        let mut next = Checkpoint { epoch, parts: BTreeMap::new() };
+        for (part, saved) in parts {
+            let mut segments = match &saved {
+                Saved::Unchanged | Saved::Added(_) => self.last.parts.get(&part).cloned().unwrap_or_default(),
+                Saved::Whole(_) => Vec::new(),
+            };
+            if let Saved::Added(batches) | Saved::Whole(batches) = saved
+                && let Some(bytes) = encode(&batches)?
+            {
+                let file = format!("{epoch:012}-{part}.parquet");
+                let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+                let segment = Segment { file, rows, bytes: bytes.len() as u64, crc32: checksum(&bytes) };
+                // A name may be taken by a checkpoint that was begun and not finished.
+                self.folder.replace(&format!("{STATE}/{}", segment.file), bytes).await?;
+                segments.push(segment);
+            }
+            if !segments.is_empty() {
+                next.parts.insert(part, segments);
+            }
+        }
+        self.folder.replace(&manifest(epoch), seal(&next)?).await?;
+        let keep = std::mem::replace(&mut self.last, next);
+        self.before = keep.epoch;
+        self.remove_old(&keep).await?;
+        if keep.epoch > 0 {
+            self.remove_tables().await?;
+        }
+        Ok(self.before)
+    }
+
+    /// Removes all but the last checkpoint and `keep`, and the files that neither names.
+    async fn remove_old(&self, keep: &Checkpoint) -> Result<()> {
+        let old = self.manifests().await?;
+        let old = old.into_iter().filter(|epoch| *epoch != self.last.epoch && *epoch != keep.epoch);
+        self.folder.remove(&old.map(manifest).collect::<Vec<_>>()).await?;
+        let named: HashSet<&str> = [&self.last, keep]
+            .iter()
+            .flat_map(|checkpoint| checkpoint.parts.values().flatten())
+            .map(|segment| segment.file.as_str())
+            .collect();
+        let files = self.folder.list(STATE).await?;
+        let orphans = files.into_iter().filter(|file| !named.contains(file.as_str()));
+        self.folder.remove(&orphans.map(|file| format!("{STATE}/{file}")).collect::<Vec<_>>()).await
+    }
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(bytes))
+}
+
+/// A Parquet file of these batches; nothing if there are no rows.
+fn encode(batches: &[RecordBatch]) -> Result<Option<Vec<u8>>> {
+    let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by(CREATED_BY.to_owned());
+    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties.build()))?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    Ok(Some(writer.into_inner()?))
+}
+
+fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
+    Ok(reader.collect::<Result<Vec<_>, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, RecordBatch, RecordBatchOptions};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    fn batch(values: &[i64]) -> RecordBatch {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+        let columns = vec![Arc::new(Int64Array::from(values.to_vec())) as _];
+        RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new()).expect("batch")
+    }
+
+    async fn rows(root: &std::path::Path) -> (Epoch, usize) {
+        let (store, parts) = StateStore::open(Folder::local(root).expect("opens")).await.expect("intact");
+        (store.last().epoch, parts.values().flatten().map(RecordBatch::num_rows).sum())
+    }
+
+    #[tokio::test]
+    async fn the_previous_checkpoint_stands_in_for_a_damaged_one() {
+        let root = tempfile::tempdir().expect("folder");
+        let (mut store, none) = StateStore::open(Folder::local(root.path()).expect("opens")).await.expect("empty");
+        assert!(none.is_empty());
+        let part = |saved| vec![("0".to_owned(), saved)];
+        store.save(10, part(Saved::Whole(vec![batch(&[1, 2])]))).await.expect("saves");
+        store.save(20, part(Saved::Added(vec![batch(&[3])]))).await.expect("saves");
+        assert_eq!(rows(root.path()).await, (20, 3));
+        assert_eq!(store.save(30, part(Saved::Unchanged)).await.expect("saves"), 20);
+        assert_eq!(rows(root.path()).await, (30, 3));
+        store.save(40, part(Saved::Whole(vec![batch(&[9])]))).await.expect("saves");
+        assert_eq!(std::fs::read_dir(root.path().join("checkpoints")).expect("lists").count(), 2);
+        let newest = root.path().join("state/000000000040-0.parquet");
+        let mut bytes = std::fs::read(&newest).expect("reads");
+        bytes[9] ^= 1;
+        std::fs::write(&newest, bytes).expect("writes");
+        assert_eq!(rows(root.path()).await, (30, 3));
+        std::fs::write(root.path().join("checkpoints/000000000030.json"), "").expect("writes");
+        assert!(StateStore::open(Folder::local(root.path()).expect("opens")).await.is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! The result of a pipeline on standard output.
+//!
+//! Enters: changes. Leaves: on a terminal a table at each commit, else an object a line with `op` ("insert" or
+//! "delete"). Always holds: an epoch is printed when it is committed.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+
+use crate::change::{Changes, consolidate, take_rows, with_columns};
+use crate::config::Settings;
+use crate::error::Result;
+use crate::format::{self, Format, Shape};
+use crate::offset::Epoch;
+use crate::sink::stream::{Order, Sink};
+
+/// Standard output.
+pub(super) struct ConsoleSink {
+    columns: SchemaRef,
+    append_only: bool,
+    order: Option<Order>,
+    format: Format,
+    taken: Vec<Changes>,
+    staged: Option<RecordBatch>,
+}
+
+impl ConsoleSink {
+    pub(super) fn boxed(
+        columns: SchemaRef,
+        append_only: bool,
+        order: Option<Order>,
+        settings: &Settings,
+    ) -> Box<dyn Sink> {
+        let default = if std::io::stdout().is_terminal() { Format::Table } else { Format::Ndjson };
+        let format = settings.format.parse().unwrap_or(default);
+        Box::new(Self { columns, append_only, order, format, taken: Vec::new(), staged: None })
+    }
+
+    /// The changes, with `op` before the columns; a table that only grows needs none.
+    fn rows(&self, changes: &Changes) -> Result<RecordBatch> {
+        let mut order: Vec<(bool, u64)> = Vec::new();
+        for row in 0..changes.len() {
+            let weight = changes.weight(row);
+            order.extend((0..weight.unsigned_abs()).map(|_| (weight > 0, row as u64)));
+        }
+        order.sort_by_key(|(inserted, _)| *inserted);
+        let places = UInt64Array::from_iter_values(order.iter().map(|(_, row)| *row));
+        let rows = take_rows(&changes.rows, &places)?;
+        if self.append_only && self.format == Format::Table {
+            return self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows));
+        }
+        let op = order.iter().map(|(inserted, _)| if *inserted { "insert" } else { "delete" });
+        let op: ArrayRef = Arc::new(StringArray::from_iter_values(op));
+        let mut fields = vec![Arc::new(Field::new("op", DataType::Utf8, false))];
+        fields.extend(self.columns.fields().iter().cloned());
+        let columns = std::iter::once(op).chain(rows.columns().iter().cloned()).collect();
+        with_columns(&Arc::new(Schema::new(fields)), columns, rows.num_rows())
+    }
+}
+
+#[async_trait]
+impl Sink for ConsoleSink {
+    fn take(&mut self, changes: Vec<Changes>, shown: bool) -> Result<()> {
+        if !shown {
+            self.taken.extend(changes);
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> Result<()> {
+        let taken = std::mem::take(&mut self.taken);
+        let changes = consolidate(&self.columns, &taken)?;
+        self.staged = changes.map(|changes| self.rows(&changes)).transpose()?;
+        Ok(())
+    }
+
+    async fn commit(&mut self, _epoch: Epoch) -> Result<()> {
+        let Some(rows) = self.staged.take() else { return Ok(()) };
+        if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+        let out = Box::new(std::io::stdout());
+        let mut encoder = format::encoder(self.format, &rows.schema(), out, Shape::default(), true)?;
+        encoder.write(&rows)?;
+        encoder.finish()
+    }
+}

@@ -1,0 +1,56 @@
+//! Where a source stands, and what an epoch takes from it.
+//!
+//! Enters: what sources find. Leaves: an [`OffsetRange`] a source and epoch, as data that the offset log keeps.
+//! Always holds: reading the same range again gives the same rows in the same order.
+
+use serde::{Deserialize, Serialize};
+
+/// One micro-batch, counted from 1.
+pub type Epoch = u64;
+
+/// What one epoch takes from one source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OffsetRange {
+    /// Pieces of files, in the order in which they are read.
+    Files(Vec<FileSlice>),
+    /// Rows of a generator, by number: the first, and the one behind the last.
+    Rows {
+        /// The first row.
+        from: u64,
+        /// The one behind the last row.
+        to: u64,
+    },
+    /// All rows of a table at rest, as they were when the pipeline began.
+    Table,
+}
+
+/// A piece of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSlice {
+    /// The path in its store.
+    pub path: String,
+    /// Where the piece begins, in units of the format: bytes of text, row groups of Parquet, batches of Arrow.
+    pub from: u64,
+    /// Where it ends, in the same units.
+    pub to: u64,
+    /// How much of the source the piece is, in bytes.
+    pub bytes: u64,
+    /// Nothing comes behind it: a binary file's end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last: bool,
+    /// Which file it is where names move between files: the inode of a file that is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<u64>,
+}
+
+impl OffsetRange {
+    /// True if nothing is taken.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            OffsetRange::Files(slices) => slices.is_empty(),
+            OffsetRange::Rows { from, to } => from >= to,
+            OffsetRange::Table => false,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Incremental plans at work.
+//!
+//! Enters: an [`IncrementalPlan`], then epoch by epoch the rows of its sources. Leaves: the changes of each output.
+//! Always holds: an operator is stepped once an epoch, from the sources up; each key lives in one shard, and shards
+//! share nothing; what an operator keeps it can save, and go on from there after a restart.
+
+mod aggregate;
+mod arrangement;
+mod chunks;
+mod exchange;
+mod join;
+mod keys;
+mod recompute;
+mod stateless;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+use tokio::runtime::Handle;
+
+use crate::change::{self, Changes};
+use crate::checkpoint::Saved;
+use crate::error::{Error, Result};
+use crate::offset::Epoch;
+use crate::planner::{IncrementalPlan, Node, NodeId, Op};
+
+use exchange::Exchange;
+
+/// Rows of an epoch from which shards run in parallel: below it, handing work to a thread costs more than it gains.
+const PARALLEL_ROWS: usize = 16 * 1024;
+
+/// What an operator may ask while it steps.
+pub struct EpochContext {
+    /// The epoch's number.
+    pub epoch: Epoch,
+    /// The runtime that plans of DataFusion's run in.
+    pub runtime: Handle,
+    /// How they are planned.
+    pub state: SessionState,
+}
+
+/// One of the parts into which keys are divided.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    /// Which one.
+    pub index: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl Shard {
+    fn has(self, hash: u64) -> bool {
+        keys::shard_of(hash, self.count) == self.index
+    }
+}
+
+/// The work of one node in one shard.
+pub trait Operator: Send {
+    /// Takes what has changed on each input in this epoch; gives what has changed in the result.
+    fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>>;
+
+    /// What has changed in each part of its state since the last call.
+    fn save(&mut self) -> Result<Vec<Saved>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes over what all shards had saved, as far as it belongs to this one.
+    fn restore(&mut self, _saved: Vec<Vec<RecordBatch>>, _shard: Shard) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows and bytes of its state, about.
+    fn size(&self) -> (usize, usize) {
+        (0, 0)
+    }
+}
+
+/// A node at work.
+struct Running {
+    inputs: Vec<(NodeId, Exchange)>,
+    shards: Vec<Box<dyn Operator>>,
+}
+
+/// All nodes of a pipeline at work.
+pub struct Dataflow {
+    plan: Arc<IncrementalPlan>,
+    nodes: Vec<Option<Running>>,
+    shards: usize,
+    /// How many inputs are still to read each node's result in an epoch.
+    readers: Vec<usize>,
+}
+
+/// The changes of one node, by shard.
+type Sharded = Vec<Vec<Changes>>;
+
+impl Dataflow {
+    /// Builds the operators of a plan in so many shards.
+    pub fn build(plan: Arc<IncrementalPlan>, shards: usize, state: &SessionState) -> Result<Self> {
+        let mut nodes = Vec::new();
+        let mut readers = vec![0; plan.nodes.len()];
+        for node in &plan.nodes {
+            node.inputs.iter().for_each(|input| readers[*input] += 1);
+            nodes.push(running(&plan, node, shards, state)?);
+        }
+        plan.outputs.iter().for_each(|output| readers[output.node] += 1);
+        Ok(Self { plan, nodes, shards, readers })
+    }
+
+    /// Runs one epoch. `sources` are the new rows of each source, `tables` those of the tables at rest, which come
+    /// with the first epoch. Gives the changes of each output.
+    pub fn step(
+        &mut self,
+        sources: &[Vec<RecordBatch>],
+        tables: &mut BTreeMap<NodeId, Vec<RecordBatch>>,
+        context: &EpochContext,
+    ) -> Result<Vec<Vec<Changes>>> {
+        let mut results: Vec<Sharded> = Vec::with_capacity(self.nodes.len());
+        let mut unread = self.readers.clone();
+        let plan = Arc::clone(&self.plan);
+        for (at, node) in plan.nodes.iter().enumerate() {
+            let result = match &node.op {
+                Op::Scan { source, columns } => self.scan(&plan, *source, columns, &sources[*source])?,
+                Op::Static { .. } => deal(tables.remove(&at).unwrap_or_default(), self.shards),
+                _ => self.run(at, &mut results, &mut unread, context)?,
+            };
+            results.push(result);
+        }
+        let mut outputs = Vec::new();
+        for output in &plan.outputs {
+            outputs.push(take(&mut results, &mut unread, output.node).into_iter().flatten().collect());
+        }
+        Ok(outputs)
+    }
+
+    /// The columns of a scan, dealt out to the shards.
+    fn scan(&self, plan: &IncrementalPlan, source: usize, columns: &[usize], rows: &[RecordBatch]) -> Result<Sharded> {
+        let read = &plan.sources[source].columns;
+        let places = columns.iter().map(|column| {
+            let place = read.binary_search(column);
+            place.map_err(|_| Error::query("a source does not read a column that is scanned"))
+        });
+        let places = places.collect::<Result<Vec<_>>>()?;
+        let rows = rows.iter().map(|batch| Ok(batch.project(&places)?)).collect::<Result<Vec<_>>>()?;
+        Ok(deal(rows, self.shards))
+    }
+
+    fn run(
+        &mut self,
+        at: NodeId,
+        results: &mut [Sharded],
+        unread: &mut [usize],
+        context: &EpochContext,
+    ) -> Result<Sharded> {
+        let Some(node) = self.nodes[at].as_mut() else { return Ok(vec![Vec::new(); self.shards]) };
+        // By shard, then by input.
+        let mut work: Vec<Vec<Vec<Changes>>> = vec![Vec::new(); self.shards];
+        for (input, exchange) in &node.inputs {
+            let changes = take(results, unread, *input);
+            for (shard, changes) in exchange.divide(changes, self.shards)?.into_iter().enumerate() {
+                work[shard].push(changes);
+            }
+        }
+        let rows = |inputs: &Vec<Vec<Changes>>| inputs.iter().map(|input| change::count(input)).sum::<usize>();
+        let busy = work.iter().filter(|inputs| rows(inputs) > 0).count();
+        let parallel = busy > 1 && work.iter().map(rows).sum::<usize>() >= PARALLEL_ROWS;
+        let pairs = node.shards.iter_mut().zip(work);
+        if !parallel {
+            return pairs.map(|(shard, inputs)| shard.step(inputs, context)).collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                pairs.map(|(shard, inputs)| scope.spawn(move || shard.step(inputs, context))).collect();
+            let done = threads.into_iter().map(|thread| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => Err(Error::from_panic(panic.as_ref())),
+            });
+            done.collect()
+        })
+    }
+
+    /// What each operator has changed since the last checkpoint, by the name of its part.
+    pub fn save(&mut self) -> Result<Vec<(String, Saved)>> {
+        let mut all = Vec::new();
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            for (shard, operator) in node.iter_mut().flat_map(|node| &mut node.shards).enumerate() {
+                for (part, saved) in operator.save()?.into_iter().enumerate() {
+                    all.push((format!("node{at}-part{part}-shard{shard}"), saved));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes over what was saved, also if it was by another number of shards.
+    pub fn restore(&mut self, saved: &BTreeMap<String, Vec<RecordBatch>>) -> Result<()> {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
+            for (name, batches) in saved {
+                let part = name.strip_prefix(&format!("node{at}-part")).and_then(|rest| rest.split('-').next());
+                if let Some(part) = part.and_then(|part| part.parse::<usize>().ok()) {
+                    parts.resize(parts.len().max(part + 1), Vec::new());
+                    parts[part].extend(batches.iter().cloned());
+                }
+            }
+            let operators = node.iter_mut().flat_map(|node| &mut node.shards).enumerate();
+            for (index, operator) in operators.filter(|_| !parts.is_empty()) {
+                operator.restore(parts.clone(), Shard { index, count: self.shards })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows and bytes of all state, about.
+    pub fn size(&self) -> (usize, usize) {
+        let operators = self.nodes.iter().flatten().flat_map(|node| &node.shards);
+        operators.map(|operator| operator.size()).fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+    }
+}
+
+/// The result of a node; the last reader takes it, others copy.
+fn take(results: &mut [Sharded], unread: &mut [usize], node: NodeId) -> Sharded {
+    unread[node] -= 1;
+    if unread[node] == 0 { std::mem::take(&mut results[node]) } else { results[node].clone() }
+}
+
+/// Rows dealt out to the shards, batch by batch.
+fn deal(rows: Vec<RecordBatch>, shards: usize) -> Sharded {
+    let mut dealt = vec![Vec::new(); shards];
+    for (at, batch) in rows.into_iter().enumerate() {
+        dealt[at % shards].push(Changes::inserted(batch));
+    }
+    dealt
+}
+
+/// An expression as it is evaluated, over rows of these columns.
+fn physical(expr: &Expr, input: &DFSchema, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>> {
+    let context = PhysicalPlanningContext::default();
+    Ok(create_physical_expr(expr, input, state.execution_props(), &context)?)
+}
+
+/// The operators of a node; nothing for one that only hands on what comes from outside.
+fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
+    let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
+    let mut operators: Vec<Box<dyn Operator>> = Vec::new();
+    let mut exchanges: Vec<Exchange> = node.inputs.iter().map(|_| Exchange::None).collect();
+    for shard in 0..shards {
+        let operator: Box<dyn Operator> = match &node.op {
+            Op::Scan { .. } | Op::Static { .. } => return Ok(None),
+            Op::Stateless { steps } => Box::new(stateless::Stateless::new(steps, state)?),
+            Op::Union => {
+                let schema = Arc::clone(&node.schema);
+                Box::new(stateless::Union { schema, append_only: node.append_only })
+            }
+            Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
+            Op::Aggregate { aggregate } => {
+                let input = aggregate.input.schema();
+                let exprs = aggregate.group_expr.iter();
+                let exprs = exprs.map(|expr| physical(expr, input, state));
+                let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
+                let types = types.map(|field| field.data_type().clone());
+                exchanges = vec![Exchange::by_key(exprs.collect::<Result<_, _>>()?, types.collect())?];
+                Box::new(aggregate::Aggregate::new(aggregate, state, shard == 0)?)
+            }
+            Op::Join { join, left_rests, right_rests } => {
+                let [left, right] = join::key_exprs(join, state)?;
+                let types = join::key_types(join)?;
+                exchanges = vec![Exchange::by_key(left, types.clone())?, Exchange::by_key(right, types)?];
+                let rests = [*left_rests, *right_rests];
+                let grow = [append_only(0), append_only(1)];
+                Box::new(join::Join::new(join, rests, grow, node.append_only, state)?)
+            }
+            Op::Recompute { plan: logical, .. } => {
+                let inputs = node.inputs.iter().map(|input| {
+                    let input = &plan.nodes[*input];
+                    (Arc::clone(&input.schema), input.append_only)
+                });
+                exchanges = node.inputs.iter().map(|_| Exchange::One).collect();
+                if shard == 0 {
+                    Box::new(recompute::Recompute::new(logical, inputs.collect()))
+                } else {
+                    Box::new(exchange::Idle)
+                }
+            }
+        };
+        operators.push(operator);
+    }
+    let inputs = node.inputs.iter().copied().zip(exchanges).collect();
+    Ok(Some(Running { inputs, shards: operators }))
+}

@@ -1,0 +1,265 @@
+//! Logical plans → an incremental plan.
+//!
+//! Enters: the optimised plan of each statement of a pipeline. Leaves: one [`IncrementalPlan`] for all of them.
+//! Always holds: it is composed operator by operator, from the bottom up; equal subtrees become one node; what has
+//! no incremental operator is recomputed, and says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchemaRef, JoinType};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, Sort, TableScan};
+
+use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
+use super::placeholder::Placeholder;
+use crate::error::{Error, Result};
+use crate::source::stream::StreamTable;
+
+/// True if a plan reads a growing table.
+pub fn is_continuous(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::TableScan(scan) if is_stream(scan));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+fn is_stream(scan: &TableScan) -> bool {
+    source_as_provider(&scan.source).is_ok_and(|table| table.downcast_ref::<StreamTable>().is_some())
+}
+
+/// Makes one plan of the optimised plans of several statements.
+pub fn differentiate(plans: &[LogicalPlan]) -> Result<IncrementalPlan> {
+    let mut builder = Builder::default();
+    for plan in plans {
+        let (sort, below) = match plan {
+            LogicalPlan::Sort(Sort { expr, input, fetch: None }) => (expr.clone(), input.as_ref()),
+            plan => (Vec::new(), plan),
+        };
+        let node = builder.node(below)?;
+        builder.plan.outputs.push(Output { node, sort, columns: Arc::clone(below.schema()) });
+    }
+    let mut plan = builder.plan;
+    fuse_stateless(&mut plan);
+    prune_sources(&mut plan);
+    Ok(plan)
+}
+
+#[derive(Default)]
+struct Builder {
+    plan: IncrementalPlan,
+    known: HashMap<LogicalPlan, NodeId>,
+}
+
+fn arrow_schema(schema: &DFSchemaRef) -> SchemaRef {
+    Arc::clone(schema.inner())
+}
+
+impl Builder {
+    fn push(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, append_only: bool) -> NodeId {
+        self.plan.nodes.push(Node { op, inputs, schema, append_only });
+        self.plan.nodes.len() - 1
+    }
+
+    /// The node of a plan; of equal plans there is one.
+    fn node(&mut self, plan: &LogicalPlan) -> Result<NodeId> {
+        if let Some(known) = self.known.get(plan) {
+            return Ok(*known);
+        }
+        let node = self.build(plan)?;
+        self.known.insert(plan.clone(), node);
+        Ok(node)
+    }
+
+    fn build(&mut self, plan: &LogicalPlan) -> Result<NodeId> {
+        let schema = arrow_schema(plan.schema());
+        if !is_continuous(plan)? {
+            return Ok(self.push(Op::Static { plan: Box::new(plan.clone()) }, Vec::new(), schema, true));
+        }
+        if has_subqueries(plan)? {
+            return self.recompute_from_sources(plan, "a subquery that is not a join");
+        }
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(scan),
+            LogicalPlan::SubqueryAlias(alias) => self.node(&alias.input),
+            LogicalPlan::Sort(Sort { input, fetch: None, .. }) => self.node(input),
+            LogicalPlan::Repartition(repartition) => self.node(&repartition.input),
+            LogicalPlan::Filter(filter) => {
+                let step =
+                    Step::Filter { predicate: filter.predicate.clone(), input: Arc::clone(filter.input.schema()) };
+                self.stateless(step, &filter.input, schema)
+            }
+            LogicalPlan::Projection(projection) => {
+                let input = Arc::clone(projection.input.schema());
+                let step = Step::Project { exprs: projection.expr.clone(), input, schema: Arc::clone(&schema) };
+                self.stateless(step, &projection.input, schema)
+            }
+            LogicalPlan::Union(union) => {
+                let inputs = union.inputs.iter().map(|input| self.node(input)).collect::<Result<Vec<_>>>()?;
+                let append_only = inputs.iter().all(|input| self.plan.nodes[*input].append_only);
+                Ok(self.push(Op::Union, inputs, schema, append_only))
+            }
+            LogicalPlan::Unnest(unnest) => {
+                let input = self.node(&unnest.input)?;
+                let leaf = Placeholder::leaf(0, Arc::clone(unnest.input.schema()));
+                let plan = Box::new(plan.with_new_exprs(plan.expressions(), vec![leaf])?);
+                let append_only = self.plan.nodes[input].append_only;
+                Ok(self.push(Op::Linear { plan }, vec![input], schema, append_only))
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                if aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
+                    return self.recompute(plan, "GROUPING SETS");
+                }
+                let input = self.node(&aggregate.input)?;
+                let input_grows = self.plan.nodes[input].append_only;
+                if !input_grows {
+                    return self.recompute(plan, "its input retracts");
+                }
+                let op = Op::Aggregate { aggregate: Box::new(aggregate.clone()) };
+                Ok(self.push(op, vec![input], schema, aggregate.aggr_expr.is_empty()))
+            }
+            LogicalPlan::Join(join) => self.join(plan, join, schema),
+            LogicalPlan::Limit(_) => self.recompute(plan, "LIMIT"),
+            LogicalPlan::Sort(_) => self.recompute(plan, "ORDER BY with LIMIT"),
+            LogicalPlan::Window(_) => self.recompute(plan, "window functions"),
+            LogicalPlan::RecursiveQuery(_) => self.recompute_from_sources(plan, "a recursive query"),
+            other => self.recompute(other, "no operator for it"),
+        }
+    }
+
+    fn join(&mut self, plan: &LogicalPlan, join: &Join, schema: SchemaRef) -> Result<NodeId> {
+        if join.null_aware {
+            return self.recompute(plan, "NOT IN");
+        }
+        let inputs = vec![self.node(&join.left)?, self.node(&join.right)?];
+        let rests = |node: NodeId| matches!(self.plan.nodes[node].op, Op::Static { .. });
+        let (left_rests, right_rests) = (rests(inputs[0]), rests(inputs[1]));
+        let grows = inputs.iter().all(|input| self.plan.nodes[*input].append_only);
+        let never_retracts = match join.join_type {
+            JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
+            JoinType::Left | JoinType::LeftAnti | JoinType::LeftMark => right_rests,
+            JoinType::Right | JoinType::RightAnti | JoinType::RightMark => left_rests,
+            JoinType::Full => false,
+        };
+        let op = Op::Join { join: Box::new(join.clone()), left_rests, right_rests };
+        Ok(self.push(op, inputs, schema, grows && never_retracts))
+    }
+
+    fn stateless(&mut self, step: Step, input: &LogicalPlan, schema: SchemaRef) -> Result<NodeId> {
+        let input = self.node(input)?;
+        let append_only = self.plan.nodes[input].append_only;
+        Ok(self.push(Op::Stateless { steps: vec![step] }, vec![input], schema, append_only))
+    }
+
+    fn scan(&mut self, scan: &TableScan) -> Result<NodeId> {
+        let table = source_as_provider(&scan.source)?;
+        let name = scan.table_name.to_string();
+        let all = table.schema().fields().len();
+        let columns = scan.projection.clone().unwrap_or_else(|| (0..all).collect());
+        let source = match self.plan.sources.iter().position(|source| Arc::ptr_eq(&source.table, &table)) {
+            Some(known) => known,
+            None => {
+                self.plan.sources.push(SourceNode { name, table, columns: Vec::new() });
+                self.plan.sources.len() - 1
+            }
+        };
+        let schema = arrow_schema(&scan.projected_schema);
+        let node = self.push(Op::Scan { source, columns }, Vec::new(), Arc::clone(&schema), true);
+        if scan.filters.is_empty() && scan.fetch.is_none() {
+            return Ok(node);
+        }
+        Err(Error::query(format!("{}: a filter was pushed into a stream", scan.table_name)))
+    }
+
+    /// A node that computes the operator anew over all that its inputs hold.
+    fn recompute(&mut self, plan: &LogicalPlan, reason: &str) -> Result<NodeId> {
+        let mut inputs = Vec::new();
+        let mut leaves = Vec::new();
+        for (at, input) in plan.inputs().into_iter().enumerate() {
+            inputs.push(self.node(input)?);
+            leaves.push(Placeholder::leaf(at, Arc::clone(input.schema())));
+        }
+        let schema = arrow_schema(plan.schema());
+        let plan = Box::new(plan.with_new_exprs(plan.expressions(), leaves)?);
+        Ok(self.push(Op::Recompute { plan, reason: reason.to_owned() }, inputs, schema, false))
+    }
+
+    /// The same for a whole tree, down to the growing tables.
+    fn recompute_from_sources(&mut self, plan: &LogicalPlan, reason: &str) -> Result<NodeId> {
+        let mut inputs = Vec::new();
+        let replaced = plan.clone().transform_down_with_subqueries(|node| match node {
+            LogicalPlan::TableScan(scan) if is_stream(&scan) => {
+                let leaf = Placeholder::leaf(inputs.len(), Arc::clone(&scan.projected_schema));
+                inputs.push(self.scan(&scan)?);
+                Ok(Transformed::yes(leaf))
+            }
+            node => Ok(Transformed::no(node)),
+        })?;
+        let schema = arrow_schema(plan.schema());
+        let op = Op::Recompute { plan: Box::new(replaced.data), reason: reason.to_owned() };
+        Ok(self.push(op, inputs, schema, false))
+    }
+}
+
+/// True if an expression of this very node holds a query.
+fn has_subqueries(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_expressions(|expr| {
+        found |= expr.exists(|expr| {
+            let query = matches!(
+                expr,
+                Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+            );
+            Ok(query)
+        })?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}
+
+/// A stateless node that has one consumer, itself stateless, becomes part of it.
+fn fuse_stateless(plan: &mut IncrementalPlan) {
+    let mut consumers = vec![0_usize; plan.nodes.len()];
+    for input in plan.nodes.iter().flat_map(|node| &node.inputs) {
+        consumers[*input] += 1;
+    }
+    for output in &plan.outputs {
+        consumers[output.node] += 1;
+    }
+    for at in 0..plan.nodes.len() {
+        let [input] = plan.nodes[at].inputs[..] else { continue };
+        let Op::Stateless { steps: below } = &plan.nodes[input].op else { continue };
+        if consumers[input] != 1 || !matches!(plan.nodes[at].op, Op::Stateless { .. }) {
+            continue;
+        }
+        let (below, inputs) = (below.clone(), plan.nodes[input].inputs.clone());
+        if let Op::Stateless { steps } = &mut plan.nodes[at].op {
+            steps.splice(0..0, below);
+        }
+        plan.nodes[at].inputs = inputs;
+        // Nothing reads it any more; it stays as an empty union, so that places hold.
+        let schema = Arc::new(Schema::empty());
+        plan.nodes[input] = Node { op: Op::Union, inputs: Vec::new(), schema, append_only: true };
+    }
+}
+
+/// Each source reads the columns that any scan of it needs.
+fn prune_sources(plan: &mut IncrementalPlan) {
+    for (at, source) in plan.sources.iter_mut().enumerate() {
+        let scans = plan.nodes.iter().filter_map(|node| match &node.op {
+            Op::Scan { source, columns } if *source == at => Some(columns),
+            _ => None,
+        });
+        source.columns = scans.flatten().copied().collect();
+        source.columns.sort_unstable();
+        source.columns.dedup();
+        if source.columns.is_empty() {
+            // count(*) needs rows, and rows need a column.
+            source.columns.push(0);
+        }
+    }
+}

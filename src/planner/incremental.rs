@@ -1,0 +1,241 @@
+//! The plan of a pipeline, as data.
+//!
+//! Enters: nodes, made by [`super::differentiate`]. Leaves: for `operator`, what to build; for people, EXPLAIN
+//! INCREMENTAL. Always holds: a node stands behind its inputs; it never executes itself.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchemaRef;
+use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr};
+
+use crate::source::stream::StreamTable;
+
+/// The place of a node in its plan.
+pub type NodeId = usize;
+
+/// What each epoch does.
+#[derive(Debug, Default)]
+pub struct IncrementalPlan {
+    /// Nodes, inputs first.
+    pub nodes: Vec<Node>,
+    /// The growing tables, each read once for all that use it.
+    pub sources: Vec<SourceNode>,
+    /// What goes to sinks.
+    pub outputs: Vec<Output>,
+}
+
+/// A growing table.
+#[derive(Debug)]
+pub struct SourceNode {
+    /// Its name in the SQL.
+    pub name: String,
+    /// The table, a [`StreamTable`].
+    pub table: Arc<dyn datafusion::catalog::TableProvider>,
+    /// The columns that any query needs, in order.
+    pub columns: Vec<usize>,
+}
+
+impl SourceNode {
+    /// The table.
+    pub fn stream(&self) -> Option<&StreamTable> {
+        self.table.downcast_ref::<StreamTable>()
+    }
+}
+
+/// The result of one statement.
+#[derive(Debug)]
+pub struct Output {
+    /// Where its changes come from.
+    pub node: NodeId,
+    /// The order of its rows, where they are shown as a whole.
+    pub sort: Vec<SortExpr>,
+    /// Its columns, as the statement names them.
+    pub columns: DFSchemaRef,
+}
+
+/// One operator.
+#[derive(Debug)]
+pub struct Node {
+    /// What it does.
+    pub op: Op,
+    /// Where its changes come from.
+    pub inputs: Vec<NodeId>,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// It never retracts.
+    pub append_only: bool,
+}
+
+/// What an operator does.
+#[derive(Debug)]
+pub enum Op {
+    /// The columns of a source, by their places in the table.
+    Scan {
+        /// Among [`IncrementalPlan::sources`].
+        source: usize,
+        /// The columns.
+        columns: Vec<usize>,
+    },
+    /// A table at rest: its rows come with the first epoch, and no more.
+    Static {
+        /// What gives the rows.
+        plan: Box<LogicalPlan>,
+    },
+    /// Filters and projections, row by row.
+    Stateless {
+        /// One after the other.
+        steps: Vec<Step>,
+    },
+    /// All inputs.
+    Union,
+    /// A plan of DataFusion's whose result over several batches is that over each of them, such as UNNEST.
+    Linear {
+        /// Its input is an [`super::placeholder::Placeholder`].
+        plan: Box<LogicalPlan>,
+    },
+    /// Groups and their aggregates.
+    Aggregate {
+        /// As planned.
+        aggregate: Box<Aggregate>,
+    },
+    /// A join; what has come on each side is kept, unless the other side is at rest.
+    Join {
+        /// As planned.
+        join: Box<Join>,
+        /// The left side is at rest.
+        left_rests: bool,
+        /// The right side is at rest.
+        right_rests: bool,
+    },
+    /// All input is kept, and the result computed anew.
+    Recompute {
+        /// Its inputs are [`super::placeholder::Placeholder`]s.
+        plan: Box<LogicalPlan>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One step of [`Op::Stateless`].
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Keeps the rows for which it is true.
+    Filter {
+        /// The condition.
+        predicate: Expr,
+        /// What it is over.
+        input: DFSchemaRef,
+    },
+    /// Computes columns.
+    Project {
+        /// The columns.
+        exprs: Vec<Expr>,
+        /// What they are over.
+        input: DFSchemaRef,
+        /// Their names and types.
+        schema: SchemaRef,
+    },
+}
+
+/// How the work of an operator grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// With the change.
+    Change,
+    /// With all that has come.
+    Full,
+}
+
+impl Op {
+    /// How its work grows.
+    pub fn strategy(&self) -> Strategy {
+        match self {
+            Op::Recompute { .. } => Strategy::Full,
+            _ => Strategy::Change,
+        }
+    }
+
+    /// Its name and what it works with, in one line.
+    fn describe(&self, plan: &IncrementalPlan) -> String {
+        match self {
+            Op::Scan { source, .. } => format!("Scan {}", plan.sources[*source].name),
+            Op::Static { plan } => format!("Table at rest: {}", plan.display()),
+            Op::Stateless { steps } => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            Op::Union => "Union".to_owned(),
+            Op::Linear { plan } => plan.display().to_string(),
+            Op::Aggregate { aggregate } => {
+                let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                format!("Aggregate by [{}]: {}", list(&aggregate.group_expr), list(&aggregate.aggr_expr))
+            }
+            Op::Join { join, .. } => {
+                let on = join.on.iter().map(|(left, right)| format!("{left} = {right}"));
+                let on = on.chain(join.filter.iter().map(ToString::to_string)).collect::<Vec<_>>().join(" AND ");
+                format!("{} Join on {on}", join.join_type)
+            }
+            Op::Recompute { plan, .. } => plan.display().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Filter { predicate, .. } => write!(f, "Filter {predicate}"),
+            Step::Project { exprs, .. } => {
+                let exprs: Vec<String> = exprs.iter().map(ToString::to_string).collect();
+                write!(f, "Project {}", exprs.join(", "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Strategy::Change => "change",
+            Strategy::Full => "full",
+        })
+    }
+}
+
+impl IncrementalPlan {
+    /// EXPLAIN INCREMENTAL: per operator its place in the tree, strategy, whether it never retracts, and the reason
+    /// of a strategy that is not `change`.
+    pub fn explain(&self) -> Vec<[String; 4]> {
+        let mut lines = Vec::new();
+        for output in &self.outputs {
+            self.explain_node(output.node, 0, &mut lines);
+        }
+        lines
+    }
+
+    fn explain_node(&self, node: NodeId, depth: usize, lines: &mut Vec<[String; 4]>) {
+        let Node { op, inputs, append_only, .. } = &self.nodes[node];
+        let mut text = "  ".repeat(depth);
+        let _ = write!(text, "{}", op.describe(self));
+        let reason = match op {
+            Op::Recompute { reason, .. } => reason.clone(),
+            _ => String::new(),
+        };
+        let retracts = if *append_only { "append-only" } else { "retracts" };
+        lines.push([text, op.strategy().to_string(), retracts.to_owned(), reason]);
+        for input in inputs {
+            self.explain_node(*input, depth + 1, lines);
+        }
+    }
+
+    /// What the pipeline computes, in text: a state that belongs to another one is not used.
+    pub fn fingerprint(&self) -> String {
+        let sources = self.sources.iter().filter_map(|source| Some((source, source.stream()?)));
+        let mut text = String::new();
+        for (source, table) in sources {
+            let _ = writeln!(text, "{}: {} columns {:?}", source.name, table.describe(), source.columns);
+        }
+        for [node, ..] in self.explain() {
+            let _ = writeln!(text, "{node}");
+        }
+        text
+    }
+}

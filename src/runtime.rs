@@ -1,0 +1,271 @@
+//! A pipeline at work: epoch after epoch.
+//!
+//! Enters: a [`Pipeline`], its state folder, and when to stop. Leaves: what its sinks show. Always holds: an epoch is
+//! logged before it begins; its sinks show it when all of them have staged it; after a kill, the epochs behind the
+//! newest checkpoint are run again over the same ranges, and what was shown is not shown twice.
+
+mod progress;
+mod recovery;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use datafusion::execution::SessionState;
+use tokio::sync::watch;
+
+use crate::change::{self, Changes};
+use crate::checkpoint::{Commit, EpochRecord, Logs, StateStore};
+use crate::clock::{Stopwatch, now_micros};
+use crate::config::{CHECKPOINT_EPOCHS, CHECKPOINT_MICROS};
+use crate::durable::{Folder, FolderLock};
+use crate::error::{Error, Result};
+use crate::offset::Epoch;
+use crate::operator::{Dataflow, EpochContext};
+use crate::planner::{IncrementalPlan, NodeId, Op};
+use crate::sink::stream::Sink;
+use crate::source::stream::Source;
+
+pub use progress::{Progress, ProgressCell};
+
+/// Statements that run together.
+pub struct Pipeline {
+    /// What each epoch computes.
+    pub plan: Arc<IncrementalPlan>,
+    /// The sources of the plan, in its order.
+    pub sources: Vec<Box<dyn Source>>,
+    /// The sinks of its outputs, in their order.
+    pub sinks: Vec<Box<dyn Sink>>,
+    /// Where each sink writes and how, in words.
+    pub targets: Vec<String>,
+    /// How plans of DataFusion's are run within it.
+    pub state: SessionState,
+    /// Into how many parts keys are divided.
+    pub shards: usize,
+}
+
+/// When a pipeline stops by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Never.
+    Stopped,
+    /// When all that is there has been taken.
+    CaughtUp,
+    /// When nothing has come for so long.
+    Idle(Duration),
+}
+
+/// How a pipeline runs.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Where its state is.
+    pub folder: Folder,
+    /// The least time from the start of an epoch to that of the next, while nothing waits.
+    pub trigger: Duration,
+    /// When it stops.
+    pub until: Until,
+    /// Removes the state and what was written before, and begins anew.
+    pub fresh: bool,
+}
+
+/// Runs until the end that `options` name, or until `stop` becomes true. Gives the last epoch.
+pub async fn run(
+    pipeline: Pipeline,
+    options: &RunOptions,
+    stop: watch::Receiver<bool>,
+    progress: &ProgressCell,
+) -> Result<Epoch> {
+    let mut runner = Runner::open(pipeline, options, progress).await?;
+    runner.recover().await?;
+    let done = runner.run(options, stop).await;
+    let epoch = runner.epoch;
+    done.map(|()| epoch)
+}
+
+struct Runner<'a> {
+    plan: Arc<IncrementalPlan>,
+    sources: Vec<Box<dyn Source>>,
+    sinks: Vec<Box<dyn Sink>>,
+    /// Taken while a thread steps it.
+    dataflow: Option<Dataflow>,
+    context: Option<EpochContext>,
+    logs: Logs,
+    store: StateStore,
+    /// The last epoch that was run.
+    epoch: Epoch,
+    checkpointed: Epoch,
+    checkpointed_micros: i64,
+    progress: &'a ProgressCell,
+    _lock: FolderLock,
+}
+
+impl Runner<'_> {
+    async fn run(&mut self, options: &RunOptions, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let mut idle = Stopwatch::start();
+        loop {
+            let tick = Stopwatch::start();
+            let ran = self.try_epoch().await?;
+            if ran {
+                idle = Stopwatch::start();
+            }
+            let finished = self.sources.iter().all(|source| source.is_finished());
+            let over = match options.until {
+                _ if finished && !ran => true,
+                Until::Stopped => false,
+                Until::CaughtUp => !ran && self.sources.iter().all(|source| !source.is_waiting()),
+                Until::Idle(limit) => !ran && idle.elapsed() >= limit,
+            };
+            if over || *stop.borrow() {
+                break;
+            }
+            let behind = ran && self.sources.iter().any(|source| source.waiting_bytes() > 0);
+            let hurry = options.until == Until::CaughtUp && self.sources.iter().all(|source| !source.is_waiting());
+            let pause = if behind || hurry { Duration::ZERO } else { options.trigger.saturating_sub(tick.elapsed()) };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = stop.changed() => if changed.is_err() { break },
+            }
+            if *stop.borrow() {
+                break;
+            }
+        }
+        if self.epoch > self.checkpointed { self.checkpoint().await } else { Ok(()) }
+    }
+
+    /// Runs an epoch over what has come; false if nothing has.
+    async fn try_epoch(&mut self) -> Result<bool> {
+        let now = now_micros();
+        let mut ranges = BTreeMap::new();
+        for (source, node) in self.sources.iter_mut().zip(&self.plan.sources) {
+            let range = source.next(now).await?;
+            if !range.is_empty() {
+                ranges.insert(node.name.clone(), range);
+            }
+        }
+        if ranges.is_empty() && self.epoch > 0 {
+            return Ok(false);
+        }
+        let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges };
+        if record.epoch == 1 {
+            self.keep_tables().await?;
+        }
+        self.logs.begin(&record).await?;
+        self.run_epoch(&record, false).await?;
+        let due = now - self.checkpointed_micros >= CHECKPOINT_MICROS;
+        if due || self.epoch - self.checkpointed >= CHECKPOINT_EPOCHS {
+            self.checkpoint().await?;
+        }
+        Ok(true)
+    }
+
+    /// Computes the tables at rest, and keeps them for the replay of the first epoch.
+    async fn keep_tables(&self) -> Result<()> {
+        for (at, node) in self.plan.nodes.iter().enumerate() {
+            let Op::Static { plan } = &node.op else { continue };
+            let state = self.state()?;
+            let physical = state.create_physical_plan(plan).await?;
+            let batches = datafusion::physical_plan::collect(physical, state.task_ctx()).await?;
+            self.store.save_table(&format!("node{at}"), &batches).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_tables(&self) -> Result<BTreeMap<NodeId, Vec<RecordBatch>>> {
+        let mut tables = BTreeMap::new();
+        for (at, node) in self.plan.nodes.iter().enumerate() {
+            if matches!(node.op, Op::Static { .. }) {
+                let batches = self.store.load_table(&format!("node{at}")).await?;
+                let named = batches
+                    .iter()
+                    .map(|batch| change::with_columns(&node.schema, batch.columns().to_vec(), batch.num_rows()));
+                tables.insert(at, named.collect::<Result<_>>()?);
+            }
+        }
+        Ok(tables)
+    }
+
+    fn state(&self) -> Result<SessionState> {
+        let context = self.context.as_ref().ok_or_else(|| Error::query("an epoch before has failed"))?;
+        Ok(context.state.clone())
+    }
+
+    /// Runs one epoch. `shown`: its sinks showed it before a restart.
+    async fn run_epoch(&mut self, record: &EpochRecord, shown: bool) -> Result<()> {
+        let watch = Stopwatch::start();
+        let mut rows: Vec<Vec<RecordBatch>> = Vec::new();
+        for (source, node) in self.sources.iter_mut().zip(&self.plan.sources) {
+            let range = record.sources.get(&node.name);
+            rows.push(match range {
+                Some(range) => source.read(range).await?,
+                None => Vec::new(),
+            });
+            range.map_or(Ok(()), |range| source.advance(range))?;
+        }
+        let read: usize = rows.iter().flatten().map(RecordBatch::num_rows).sum();
+        let tables = if record.epoch == 1 { self.load_tables().await? } else { BTreeMap::new() };
+        let outputs = self.step(record, rows, tables).await?;
+        let written: usize = outputs.iter().map(|changes| change::count(changes)).sum();
+        for (sink, changes) in self.sinks.iter_mut().zip(outputs) {
+            sink.take(changes, shown)?;
+        }
+        self.epoch = record.epoch;
+        if shown {
+            return Ok(());
+        }
+        for sink in &mut self.sinks {
+            sink.stage(record.epoch, record.now_micros).await?;
+        }
+        for sink in &mut self.sinks {
+            sink.commit(record.epoch).await?;
+        }
+        let sinks = self.sinks.iter().map(|sink| sink.position()).collect();
+        self.logs.commit(&Commit { epoch: record.epoch, sinks }).await?;
+        let waiting = self.sources.iter().map(|source| source.waiting_bytes()).sum();
+        let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
+        self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
+        Ok(())
+    }
+
+    /// Steps the operators, on a thread that may compute.
+    async fn step(
+        &mut self,
+        record: &EpochRecord,
+        rows: Vec<Vec<RecordBatch>>,
+        mut tables: BTreeMap<NodeId, Vec<RecordBatch>>,
+    ) -> Result<Vec<Vec<Changes>>> {
+        let (Some(mut dataflow), Some(mut context)) = (self.dataflow.take(), self.context.take()) else {
+            return Err(Error::query("an epoch before has failed"));
+        };
+        context.epoch = record.epoch;
+        let work = move || {
+            let outputs = dataflow.step(&rows, &mut tables, &context);
+            (dataflow, context, outputs)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let (dataflow, context, outputs) = done.map_err(|failed| match failed.try_into_panic() {
+            Ok(panic) => Error::from_panic(panic.as_ref()),
+            Err(_) => Error::query("stopped"),
+        })?;
+        self.dataflow = Some(dataflow);
+        self.context = Some(context);
+        outputs
+    }
+
+    /// Saves all state, and removes the logs that it makes needless.
+    async fn checkpoint(&mut self) -> Result<()> {
+        let mut parts = self.dataflow.as_mut().map(Dataflow::save).transpose()?.unwrap_or_default();
+        for (at, source) in self.sources.iter_mut().enumerate() {
+            parts.push((format!("source{at}"), source.save()?));
+        }
+        for (at, sink) in self.sinks.iter_mut().enumerate() {
+            parts.push((format!("sink{at}"), sink.save()?));
+        }
+        let needless = self.store.save(self.epoch, parts).await?;
+        self.logs.trim(needless).await?;
+        self.checkpointed = self.epoch;
+        self.checkpointed_micros = now_micros();
+        self.progress.checkpointed(self.epoch, self.store.last().bytes());
+        Ok(())
+    }
+}

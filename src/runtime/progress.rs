@@ -1,0 +1,78 @@
+//! How far a pipeline is.
+//!
+//! Enters: what each epoch did. Leaves: a [`Progress`] for who paints it. Always holds: reading it never waits for
+//! an epoch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::checkpoint::EpochRecord;
+use crate::offset::Epoch;
+
+/// How far a pipeline is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last epoch that all sinks show.
+    pub epoch: Epoch,
+    /// When it began, in microseconds since 1970.
+    pub epoch_micros: i64,
+    /// How long it took.
+    pub took: Duration,
+    /// Rows read, in all epochs of this run.
+    pub rows_in: u64,
+    /// Changes written, in all epochs of this run.
+    pub rows_out: u64,
+    /// Bytes that wait in the sources.
+    pub waiting_bytes: u64,
+    /// Rows and bytes of the operators' state.
+    pub state: (usize, usize),
+    /// The last checkpoint, and its size on disk.
+    pub checkpoint: (Epoch, u64),
+    /// Epochs that were run again at the start.
+    pub replayed: usize,
+}
+
+/// Where a pipeline puts its [`Progress`].
+#[derive(Debug, Clone, Default)]
+pub struct ProgressCell(Arc<Mutex<Progress>>);
+
+impl ProgressCell {
+    /// How far it is now.
+    pub fn read(&self) -> Progress {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn committed(
+        &self,
+        record: &EpochRecord,
+        rows: (usize, usize),
+        waiting_bytes: u64,
+        state: (usize, usize),
+        took: Duration,
+    ) {
+        self.change(|progress| {
+            progress.epoch = record.epoch;
+            progress.epoch_micros = record.now_micros;
+            progress.took = took;
+            progress.rows_in += rows.0 as u64;
+            progress.rows_out += rows.1 as u64;
+            progress.waiting_bytes = waiting_bytes;
+            progress.state = state;
+        });
+    }
+
+    pub(super) fn checkpointed(&self, epoch: Epoch, bytes: u64) {
+        self.change(|progress| progress.checkpoint = (epoch, bytes));
+    }
+
+    pub(super) fn recovered(&self, epoch: Epoch, replayed: usize) {
+        self.change(|progress| {
+            progress.epoch = epoch;
+            progress.replayed = replayed;
+        });
+    }
+}

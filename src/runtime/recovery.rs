@@ -1,0 +1,109 @@
+//! How a pipeline begins, and goes on.
+//!
+//! Enters: a state folder, new or left by an earlier run. Leaves: a runner behind the last epoch that was begun.
+//! Always holds: one process at a time; the newest intact checkpoint is taken, and the epochs behind it are run
+//! again; only the last of them may not have been shown.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{Pipeline, ProgressCell, RunOptions, Runner};
+use crate::checkpoint::{Identity, Logs, StateStore};
+use crate::clock::now_micros;
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::operator::{Dataflow, EpochContext};
+use crate::sink::stream::Sink;
+
+impl<'a> Runner<'a> {
+    /// Opens the state; nothing is visible yet.
+    pub(super) async fn open(pipeline: Pipeline, options: &RunOptions, progress: &'a ProgressCell) -> Result<Self> {
+        let Pipeline { plan, mut sources, mut sinks, targets, state, shards } = pipeline;
+        let folder = options.folder.clone();
+        let lock = folder.lock()?.ok_or_else(|| {
+            Error::query(format!("another process runs on the state in {}", folder.name()))
+                .hint("stop it, or give this one its own folder with --state")
+        })?;
+        if options.fresh {
+            forget(&folder, &mut sinks).await?;
+        }
+        let now = now_micros();
+        let new = Identity::new(plan.fingerprint(), targets, now);
+        let identity = match Identity::read(&folder).await? {
+            Some(known) => {
+                known.expect(&new, &folder)?;
+                known
+            }
+            None => {
+                for sink in &mut sinks {
+                    sink.begin().await?;
+                }
+                new.write(&folder).await?;
+                new
+            }
+        };
+        sinks.iter_mut().for_each(|sink| sink.identify(&identity.id));
+        let (store, parts) = StateStore::open(folder.clone()).await?;
+        let mut dataflow = Dataflow::build(Arc::clone(&plan), shards, &state)?;
+        dataflow.restore(&parts)?;
+        for (at, source) in sources.iter_mut().enumerate() {
+            source.restore(parts.get(&format!("source{at}")).cloned().unwrap_or_default())?;
+        }
+        for (at, sink) in sinks.iter_mut().enumerate() {
+            if let Some(saved) = parts.get(&format!("sink{at}")) {
+                sink.restore(saved.clone())?;
+            }
+        }
+        let epoch = store.last().epoch;
+        let context = EpochContext { epoch, runtime: Handle::current(), state };
+        Ok(Self {
+            plan,
+            sources,
+            sinks,
+            dataflow: Some(dataflow),
+            context: Some(context),
+            logs: Logs::new(folder),
+            checkpointed: epoch,
+            checkpointed_micros: now,
+            store,
+            epoch,
+            progress,
+            _lock: lock,
+        })
+    }
+
+    /// Runs the epochs behind the checkpoint again.
+    pub(super) async fn recover(&mut self) -> Result<()> {
+        let (begun, committed) = self.logs.read(self.epoch).await?;
+        if committed.epoch < self.epoch && self.epoch > 0 {
+            return Err(Error::query("the commit log ends before the checkpoint")
+                .hint("restore the folder from a backup, or start anew with --fresh: outputs are then written again"));
+        }
+        for (at, sink) in self.sinks.iter_mut().enumerate() {
+            sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
+        }
+        for record in &begun {
+            self.run_epoch(record, record.epoch <= committed.epoch).await?;
+        }
+        if !begun.is_empty() || self.epoch > 0 {
+            self.progress.recovered(self.epoch, begun.len());
+        }
+        Ok(())
+    }
+}
+
+/// Removes a state, and what its pipeline has written.
+async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>]) -> Result<()> {
+    // A damaged identity cannot say which files are its own: they stay.
+    if let Ok(Some(known)) = Identity::read(folder).await {
+        for sink in sinks {
+            sink.forget(&known.id).await?;
+        }
+    }
+    for part in ["offsets", "commits", "checkpoints", "state", "tables"] {
+        let names = folder.list(part).await?;
+        folder.remove(&names.into_iter().map(|name| format!("{part}/{name}")).collect::<Vec<_>>()).await?;
+    }
+    folder.remove(&["pipeline.json".to_owned()]).await
+}

@@ -1,0 +1,293 @@
+//! Statements over growing tables, and the pipeline that they make.
+//!
+//! Enters: planned statements. Leaves: one [`Pipeline`] of all of them, with their sinks. Always holds: nothing is
+//! written before it runs.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use arrow::array::{RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::source_as_provider;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::dml::CopyTo;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{
+    DdlStatement, DmlStatement, LogicalPlan, SortExpr, Statement as PlanStatement, WriteOp,
+};
+use datafusion::physical_expr::{LexOrdering, create_physical_sort_exprs};
+use datafusion::physical_plan::sorts::sort::sort_batch;
+use datafusion::sql::parser::Statement as Body;
+use datafusion::sql::sqlparser::ast::Statement as Sql;
+
+use super::{Outcome, Rows, Session, threads};
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::planner::{self, IncrementalPlan, Target};
+use crate::runtime::Pipeline;
+use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
+use crate::source::Location;
+use crate::source::stream::open_source;
+
+/// A statement that becomes part of a pipeline.
+pub(super) struct Continuous {
+    /// Its query.
+    plan: LogicalPlan,
+    target: Option<FileTarget>,
+}
+
+/// Files that a statement writes.
+struct FileTarget {
+    text: String,
+    folder: bool,
+    encoding: FileEncoding,
+    partitions: Vec<String>,
+    options: SinkOptions,
+    /// COPY expects nothing there.
+    must_be_new: bool,
+}
+
+/// Makes the sink for rows that go to the screen: their columns, whether they are never retracted, their order.
+pub type Console<'a> = &'a dyn Fn(SchemaRef, bool, Option<Order>) -> Box<dyn Sink>;
+
+/// A materialized view is a view here: what reads it is kept up to date.
+pub(super) fn unmaterialize(body: &mut Body) {
+    if let Body::Statement(sql) = body
+        && let Sql::CreateView(view) = sql.as_mut()
+    {
+        view.materialized = false;
+    }
+}
+
+/// True for a query or a write over a growing table.
+pub(super) fn is_continuous(plan: &LogicalPlan) -> Result<bool> {
+    match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) if planner::is_continuous(&table.input)? => {
+            Err(Error::sql(format!("{} would never be finished: its query reads a growing table", table.name))
+                .hint("CREATE MATERIALIZED VIEW keeps it up to date; COPY … TO writes it"))
+        }
+        LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) | LogicalPlan::DescribeTable(_) => Ok(false),
+        plan => planner::is_continuous(plan),
+    }
+}
+
+impl Session {
+    /// Keeps how pipelines write to a created table.
+    pub(super) fn remember_sink(&self, table: &str, target: &Target) -> Result<()> {
+        let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        sinks.insert(table.to_owned(), target.sink_options()?);
+        Ok(())
+    }
+
+    /// Takes a statement into the pipeline.
+    pub(super) fn defer(&self, plan: LogicalPlan, target: Option<Target>) -> Result<Outcome> {
+        let continuous = self.continuous(plan, target)?;
+        let mut all = self.continuous.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(continuous);
+        Ok(Outcome::Continuous)
+    }
+
+    fn continuous(&self, plan: LogicalPlan, target: Option<Target>) -> Result<Continuous> {
+        match plan {
+            LogicalPlan::Copy(copy) => {
+                let target = target.ok_or_else(|| Error::sql("COPY to nowhere"))?;
+                let plan = LogicalPlan::clone(&copy.input);
+                Ok(Continuous { plan, target: Some(copy_target(&copy, &target)?) })
+            }
+            LogicalPlan::Dml(dml) => {
+                let target = self.insert_target(&dml)?;
+                Ok(Continuous { plan: LogicalPlan::clone(&dml.input), target: Some(target) })
+            }
+            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => {
+                Err(Error::sql("EXPLAIN of a query over a growing table").hint("write EXPLAIN INCREMENTAL SELECT …"))
+            }
+            LogicalPlan::Statement(PlanStatement::Execute(_)) => {
+                Err(Error::sql("a prepared statement cannot read a growing table"))
+            }
+            plan => Ok(Continuous { plan, target: None }),
+        }
+    }
+
+    fn insert_target(&self, dml: &DmlStatement) -> Result<FileTarget> {
+        let name = dml.table_name.to_string();
+        if !matches!(dml.op, WriteOp::Insert(_)) {
+            return Err(Error::sql(format!("a growing table can only be inserted into {name}")));
+        }
+        let table = source_as_provider(&dml.target)?;
+        let Some(table) = table.downcast_ref::<ListingTable>() else {
+            return Err(Error::sql(format!("a pipeline cannot write to {name}")).hint(
+                "CREATE EXTERNAL TABLE … STORED AS PARQUET LOCATION 'folder/' makes a table that it can write to",
+            ));
+        };
+        let path = table.table_paths().first().ok_or_else(|| Error::sql(format!("{name} has no LOCATION")))?;
+        let options = table.options();
+        let sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(FileTarget {
+            text: percent_encoding::percent_decode_str(path.as_str().trim_start_matches("file://"))
+                .decode_utf8_lossy()
+                .into_owned(),
+            folder: path.is_collection(),
+            encoding: encoding(&options.format.get_ext(), None)?,
+            partitions: options.table_partition_cols.iter().map(|(name, _)| name.clone()).collect(),
+            options: sinks.get(&name).cloned().unwrap_or_default(),
+            must_be_new: false,
+        })
+    }
+
+    /// Optimised for operators of our own.
+    fn pipeline_state(&self) -> SessionState {
+        let state = self.context.state();
+        let mut config = state.config().clone();
+        let options = config.options_mut();
+        options.optimizer.enable_dynamic_filter_pushdown = false;
+        // Subqueries become joins, which have an operator.
+        options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        options.execution.target_partitions = 1;
+        SessionStateBuilder::new_from_existing(state).with_config(config).build()
+    }
+
+    /// The pipeline of all statements over growing tables; nothing if there were none.
+    pub fn pipeline(&self, console: Console<'_>) -> Result<Option<Pipeline>> {
+        let mut all = self.continuous.lock().unwrap_or_else(PoisonError::into_inner);
+        let statements = std::mem::take(&mut *all);
+        drop(all);
+        if statements.is_empty() {
+            return Ok(None);
+        }
+        let state = self.pipeline_state();
+        let plans = statements.iter().map(|statement| Ok(state.optimize(&statement.plan)?));
+        let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
+        let open = |source: &planner::SourceNode| {
+            let table = source.stream().ok_or_else(|| Error::query(format!("{} does not grow", source.name)))?;
+            open_source(table, &source.columns, &state)
+        };
+        let sources = plan.sources.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (mut sinks, mut targets) = (Vec::new(), Vec::new());
+        for (statement, output) in statements.iter().zip(&plan.outputs) {
+            let columns = Arc::clone(statement.plan.schema().inner());
+            let append_only = plan.nodes[output.node].append_only;
+            let order = order(&output.sort, &output.columns, &state)?;
+            match &statement.target {
+                Some(target) => {
+                    targets.push(target.describe());
+                    sinks.push(self.file_sink(target, columns, append_only, order)?);
+                }
+                None => {
+                    targets.push("console".to_owned());
+                    sinks.push(console(columns, append_only, order));
+                }
+            }
+        }
+        let shards = threads(&self.settings());
+        Ok(Some(Pipeline { plan: Arc::new(plan), sources, sinks, targets, state, shards }))
+    }
+
+    fn file_sink(
+        &self,
+        target: &FileTarget,
+        columns: SchemaRef,
+        append_only: bool,
+        order: Option<Order>,
+    ) -> Result<Box<dyn Sink>> {
+        let mode = choose_mode(target.options.mode, append_only, target.folder, &target.text)?;
+        let (folder, name) = self.folder(&target.text, target.folder)?;
+        if mode == Mode::Replace {
+            return Ok(Box::new(ReplaceSink::new(folder, name, target.encoding, columns, order)?));
+        }
+        let place = |name: &String| Ok(columns.index_of(name)?);
+        let partitions = target.partitions.iter().map(place).collect::<Result<Vec<_>>>()?;
+        let roll = target.options.roll.clone();
+        let new = target.must_be_new && target.options.mode.is_none();
+        Ok(Box::new(AppendSink::new(folder, target.encoding, columns, partitions, mode, roll, new)?))
+    }
+
+    /// A folder, or the folder of a file and the file's name.
+    fn folder(&self, text: &str, folder: bool) -> Result<(Folder, String)> {
+        let location = Location::parse(text)?;
+        if let Some(path) = location.local_path() {
+            if folder {
+                return Ok((Folder::local(&path)?, String::new()));
+            }
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            return Ok((Folder::local(path.parent().unwrap_or(Path::new("/")))?, name));
+        }
+        let store = self.stores.direct(location.url.get_url())?;
+        let prefix = location.url.prefix().clone();
+        if folder {
+            return Ok((Folder::remote(store, prefix), String::new()));
+        }
+        let mut parts: Vec<_> = prefix.parts().map(|part| part.as_ref().to_owned()).collect();
+        let name = parts.pop().unwrap_or_default();
+        Ok((Folder::remote(store, object_store::path::Path::from_iter(parts)), name))
+    }
+
+    /// The folder of a pipeline's state.
+    pub fn state_folder(&self, text: &str) -> Result<Folder> {
+        if text.contains("://") {
+            return Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
+        }
+        Folder::local(Path::new(text))
+    }
+
+    /// EXPLAIN INCREMENTAL.
+    pub(super) async fn explain_incremental(&self, plan: LogicalPlan) -> Result<Outcome> {
+        let plan = match plan {
+            LogicalPlan::Copy(copy) => LogicalPlan::clone(&copy.input),
+            LogicalPlan::Dml(dml) => LogicalPlan::clone(&dml.input),
+            plan => plan,
+        };
+        let optimised = self.pipeline_state().optimize(&plan)?;
+        let batch = explained(&planner::differentiate(&[optimised])?)?;
+        let (state, plan) = self.context.read_batch(batch)?.into_parts();
+        Ok(Outcome::Rows(Rows::start(state, plan).await?))
+    }
+}
+
+impl FileTarget {
+    fn describe(&self) -> String {
+        let partitions = self.partitions.join(", ");
+        let mode = self.options.mode.map_or(String::new(), |mode| format!(" {mode:?}"));
+        format!("{} as {:?}{mode} by [{partitions}]", self.text, self.encoding)
+    }
+}
+
+fn explained(plan: &IncrementalPlan) -> Result<RecordBatch> {
+    let lines = plan.explain();
+    let names = ["operator", "strategy", "output", "reason"];
+    let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
+    let column = |at: usize| Arc::new(StringArray::from_iter_values(lines.iter().map(|line| &line[at]))) as _;
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), (0..names.len()).map(column).collect())?)
+}
+
+fn copy_target(copy: &CopyTo, target: &Target) -> Result<FileTarget> {
+    let delimiter = copy.options.get("format.delimiter").and_then(|text| text.bytes().next());
+    Ok(FileTarget {
+        text: target.text.clone(),
+        folder: target.folder,
+        encoding: encoding(&copy.file_type.get_ext(), delimiter)?,
+        partitions: copy.partition_by.clone(),
+        options: target.sink_options()?,
+        must_be_new: true,
+    })
+}
+
+fn encoding(ending: &str, delimiter: Option<u8>) -> Result<FileEncoding> {
+    match ending {
+        "parquet" => Ok(FileEncoding::Parquet),
+        "csv" => Ok(FileEncoding::Csv(delimiter.unwrap_or(b','))),
+        "json" => Ok(FileEncoding::Json),
+        other => {
+            Err(Error::sql(format!("a pipeline cannot write .{other} files")).hint("Parquet, CSV and JSON it can"))
+        }
+    }
+}
+
+/// Puts rows in the order of the statement.
+fn order(sort: &[SortExpr], columns: &DFSchema, state: &SessionState) -> Result<Option<Order>> {
+    let context = PhysicalPlanningContext::default();
+    let exprs = create_physical_sort_exprs(sort, columns, state.execution_props(), &context)?;
+    let Some(ordering) = LexOrdering::new(exprs) else { return Ok(None) };
+    Ok(Some(Arc::new(move |rows: &RecordBatch| Ok(sort_batch(rows, &ordering, None)?))))
+}

@@ -1,0 +1,68 @@
+//! Where the results of a pipeline go.
+//!
+//! Enters: the changes of each epoch. Leaves: files that readers see whole, each epoch once. Always holds: what an
+//! epoch brings is staged and synced before any sink shows it, and showing it twice is the same as once.
+
+mod append;
+mod encode;
+mod replace;
+mod spec;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+
+use crate::change::Changes;
+use crate::checkpoint::Saved;
+use crate::error::Result;
+use crate::offset::Epoch;
+
+pub use append::AppendSink;
+pub use encode::FileEncoding;
+pub use replace::{Order, ReplaceSink};
+pub use spec::{Mode, Roll, SinkOptions, choose_mode};
+
+/// What takes the result of one statement.
+#[async_trait]
+pub trait Sink: Send {
+    /// Takes the changes of an epoch. `shown`: they were shown before a restart, and are only needed to go on.
+    fn take(&mut self, changes: Vec<Changes>, shown: bool) -> Result<()>;
+
+    /// Makes what was taken durable, where no reader sees it.
+    async fn stage(&mut self, epoch: Epoch, now_micros: i64) -> Result<()>;
+
+    /// Shows it.
+    async fn commit(&mut self, epoch: Epoch) -> Result<()>;
+
+    /// Where it stands, for the commit log.
+    fn position(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Goes on from a position of the commit log.
+    async fn resume(&mut self, _position: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// Looks at the target before a pipeline's first epoch.
+    async fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// From now on it writes for the pipeline of this identity.
+    fn identify(&mut self, _id: &str) {}
+
+    /// What it keeps between epochs, for a checkpoint.
+    fn save(&mut self) -> Result<Saved> {
+        Ok(Saved::Unchanged)
+    }
+
+    /// Takes over what a checkpoint has.
+    fn restore(&mut self, _saved: Vec<RecordBatch>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes what the pipeline of that identity has written here, for one that starts anew.
+    async fn forget(&mut self, _id: &str) -> Result<()> {
+        Ok(())
+    }
+}

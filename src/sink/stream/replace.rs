@@ -1,0 +1,153 @@
+//! A file that always shows the whole result.
+//!
+//! Enters: changes. Leaves: one file, exchanged at each commit that changes something. Always holds: the file is the
+//! result after an epoch, in the order of the statement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+
+use super::encode::Growing;
+use super::{FileEncoding, Sink};
+use crate::change::{Changes, RowEncoder, repeat, with_columns};
+use crate::checkpoint::Saved;
+use crate::durable::{Folder, StagedFile};
+use crate::error::{Error, Result};
+use crate::offset::Epoch;
+
+/// Puts the rows in the order of the statement.
+pub type Order = Arc<dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync>;
+
+/// One file.
+pub struct ReplaceSink {
+    folder: Folder,
+    name: String,
+    encoding: FileEncoding,
+    columns: SchemaRef,
+    order: Option<Order>,
+    encoder: RowEncoder,
+    rows: BTreeMap<Box<[u8]>, i64>,
+    /// Since the last checkpoint.
+    added: Vec<Changes>,
+    saved_rows: usize,
+    changed: bool,
+    staged: Option<StagedFile>,
+}
+
+impl ReplaceSink {
+    /// A sink that writes the file `name` in `folder`.
+    pub fn new(
+        folder: Folder,
+        name: String,
+        encoding: FileEncoding,
+        columns: SchemaRef,
+        order: Option<Order>,
+    ) -> Result<Self> {
+        let encoder = RowEncoder::of(&columns)?;
+        Ok(Self {
+            folder,
+            name,
+            encoding,
+            columns,
+            order,
+            encoder,
+            rows: BTreeMap::new(),
+            added: Vec::new(),
+            saved_rows: 0,
+            changed: true,
+            staged: None,
+        })
+    }
+
+    fn apply(&mut self, change: &Changes) -> Result<()> {
+        let rows = self.encoder.encode(change.rows.columns(), change.len())?;
+        for at in 0..change.len() {
+            let row = rows.row(at);
+            let weight = match self.rows.get_mut(row) {
+                Some(weight) => weight,
+                None => self.rows.entry(row.into()).or_insert(0),
+            };
+            *weight += change.weight(at);
+            if *weight == 0 {
+                self.rows.remove(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn result(&self) -> Result<Changes> {
+        let columns = self.encoder.decode(self.rows.keys().map(|row| &**row))?;
+        let rows = with_columns(&self.columns, columns, self.rows.len())?;
+        Ok(Changes::weighted(rows, Int64Array::from_iter_values(self.rows.values().copied())))
+    }
+}
+
+#[async_trait]
+impl Sink for ReplaceSink {
+    fn take(&mut self, changes: Vec<Changes>, shown: bool) -> Result<()> {
+        for change in changes.into_iter().filter(|change| !change.is_empty()) {
+            self.apply(&change)?;
+            self.added.push(change);
+            self.changed |= !shown;
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> Result<()> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
+        }
+        let result = self.result()?;
+        if result.weights.iter().flat_map(|weights| weights.values()).any(|weight| *weight < 0) {
+            return Err(Error::query("a row was retracted that was never inserted"));
+        }
+        let mut rows = repeat(&result)?;
+        if let Some(order) = &self.order {
+            rows = order(&rows)?;
+        }
+        let mut file = Growing::new(self.encoding, self.encoding.schema(&self.columns)?);
+        file.push(&rows)?;
+        self.staged = Some(self.folder.stage(&self.name, file.bytes()?).await?);
+        Ok(())
+    }
+
+    async fn commit(&mut self, _epoch: Epoch) -> Result<()> {
+        match self.staged.take() {
+            Some(staged) => staged.publish().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn resume(&mut self, _position: &serde_json::Value) -> Result<()> {
+        // What was staged of a single file is overwritten by the next stage: others may share the folder.
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Saved> {
+        let added = std::mem::take(&mut self.added);
+        if added.is_empty() {
+            return Ok(Saved::Unchanged);
+        }
+        self.saved_rows += added.iter().map(Changes::len).sum::<usize>();
+        if self.saved_rows > 2 * self.rows.len() + 1000 {
+            self.saved_rows = self.rows.len();
+            return Ok(Saved::Whole(vec![self.result()?.with_weight_column()?]));
+        }
+        let added = added.iter().map(Changes::with_weight_column).collect::<Result<Vec<_>>>()?;
+        let schema = added[0].schema();
+        Ok(Saved::Added(vec![concat_batches(&schema, &added)?]))
+    }
+
+    fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
+        for batch in saved {
+            self.saved_rows += batch.num_rows();
+            self.apply(&Changes::from_weight_column(&batch)?)?;
+        }
+        self.changed = false;
+        Ok(())
+    }
+}

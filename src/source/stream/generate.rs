@@ -1,0 +1,110 @@
+//! Generators: rows that are made and not read.
+//!
+//! Enters: a number of rows a second. Leaves: rows that depend on their number alone. Always holds: the same range
+//! gives the same rows.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+
+use super::{Source, StreamOptions};
+use crate::checkpoint::Saved;
+use crate::error::{Error, Result};
+use crate::offset::OffsetRange;
+
+const BATCH_ROWS: u64 = 64 * 1024;
+const MICROS: i64 = 1_000_000;
+
+/// STORED AS RATE: a counter, and the moment at which each row is due.
+pub(super) struct Rate {
+    schema: SchemaRef,
+    options: StreamOptions,
+    /// When row 0 was due, in microseconds since 1970.
+    start_micros: Option<i64>,
+    next: u64,
+}
+
+impl Rate {
+    /// The columns of the table.
+    pub(super) fn columns() -> SchemaRef {
+        Arc::new(Schema::new(vec![
+            Field::new("value", DataType::Int64, false),
+            Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), false),
+        ]))
+    }
+
+    pub(super) fn new(schema: SchemaRef, options: StreamOptions) -> Self {
+        Self { schema, options, start_micros: None, next: 0 }
+    }
+
+    /// A row's own time: seconds since 1970 by its number, so that it does not depend on when it is read.
+    fn micros(&self, row: u64) -> i64 {
+        let micros = u128::from(row) * MICROS as u128 / u128::from(self.options.rows_per_second);
+        i64::try_from(micros).unwrap_or(i64::MAX)
+    }
+}
+
+#[async_trait]
+impl Source for Rate {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn next(&mut self, now_micros: i64) -> Result<OffsetRange> {
+        // What is due begins anew with each run: a pause does not pile up rows.
+        let due_at_start = self.micros(self.next);
+        let start = *self.start_micros.get_or_insert(now_micros - due_at_start - MICROS / 10);
+        let passed = u128::try_from(now_micros - start).unwrap_or(0);
+        let due = u64::try_from(passed * u128::from(self.options.rows_per_second) / MICROS as u128).unwrap_or(u64::MAX);
+        let end = due.min(self.options.rows.unwrap_or(u64::MAX)).min(self.next + self.options.limits.rows);
+        Ok(OffsetRange::Rows { from: self.next, to: end.max(self.next) })
+    }
+
+    fn advance(&mut self, range: &OffsetRange) -> Result<()> {
+        if let OffsetRange::Rows { to, .. } = range {
+            self.next = *to;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, range: &OffsetRange) -> Result<Vec<RecordBatch>> {
+        let OffsetRange::Rows { from, to } = *range else { return Err(Error::query("not a range of rows")) };
+        let mut batches = Vec::new();
+        let mut at = from;
+        while at < to {
+            let end = to.min(at + BATCH_ROWS);
+            let columns = self.schema.fields().iter().map(|field| -> ArrayRef {
+                if field.name() == "value" {
+                    Arc::new(Int64Array::from_iter_values((at..end).map(|row| row as i64)))
+                } else {
+                    Arc::new(TimestampMicrosecondArray::from_iter_values((at..end).map(|row| self.micros(row))))
+                }
+            });
+            let options = RecordBatchOptions::new().with_row_count(Some((end - at) as usize));
+            batches.push(RecordBatch::try_new_with_options(self.schema(), columns.collect(), &options)?);
+            at = end;
+        }
+        Ok(batches)
+    }
+
+    fn is_finished(&self) -> bool {
+        self.options.rows.is_some_and(|rows| self.next >= rows)
+    }
+
+    fn save(&mut self) -> Result<Saved> {
+        let schema = Schema::new(vec![Field::new("next", DataType::Int64, false)]);
+        let next = Arc::new(Int64Array::from(vec![self.next as i64]));
+        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?]))
+    }
+
+    fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
+        for batch in saved {
+            if let Some(next) = batch.column(0).as_any().downcast_ref::<Int64Array>() {
+                self.next = next.value(0) as u64;
+            }
+        }
+        Ok(())
+    }
+}
