@@ -20,7 +20,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use folder::{Folder, FolderLock, StagedFile, step};
+pub use folder::{Folder, FolderLock, StagedFile, planted, step};
 pub use store::{ESCAPED_EQUALS, StagedStore};
 
 use crate::error::{Error, Result};

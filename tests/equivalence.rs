@@ -38,7 +38,7 @@ const STREAMS: &str = "
 #[derive(Debug, Clone)]
 struct Round {
     s: Vec<Vec<SRow>>,
-    u: Vec<Vec<(Option<i64>, Option<i64>, Option<String>)>>,
+    u: Vec<Vec<URow>>,
     end: End,
 }
 
@@ -50,6 +50,7 @@ enum End {
     Killed(u64),
 }
 
+type URow = (Option<i64>, Option<i64>, Option<String>);
 type SRow = (Option<i64>, Option<String>, Option<i64>, Option<i64>);
 
 /// What has been shown.

@@ -29,6 +29,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
 /// Runs the program; gives its exit code.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
