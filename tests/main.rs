@@ -10,6 +10,7 @@ mod bad_input;
 mod command_line;
 mod durability;
 mod equivalence;
+mod json;
 mod memory;
 mod object_store;
 mod round_trip;

@@ -5,6 +5,7 @@
 
 mod column;
 mod decoder;
+mod scalar;
 mod scan;
 mod shape;
 

@@ -24,7 +24,8 @@ pub(super) fn columns(mut sample: Sample, limit: u64, pieces: Vec<(u64, Bytes)>)
     while read < limit {
         // The records know how long one may be.
         sample.unbroken.store(0, Ordering::Relaxed);
-        let count = match sample.text.read(&mut buffer) {
+        let left = usize::try_from(limit - read).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        let count = match sample.text.read(&mut buffer[..left]) {
             Ok(count) => count,
             // A compressed text that was cut off has no end.
             Err(_) if sample.cut && read > 0 => break,

@@ -314,60 +314,75 @@ pub(super) async fn explain(
     problem: &Problem,
 ) -> Error {
     let name = display(file);
-    let (line, near) = match place(store, file, compression, problem.offset).await {
-        Ok((line, near)) => (format!("{name}, line {line}"), near),
-        Err(_) => (name.clone(), String::new()),
+    let place = place(store, file, compression, problem).await.unwrap_or_default();
+    let line = match place.line {
+        0 => name.clone(),
+        line => format!("{name}, line {line}"),
     };
     let column = problem.member.split('.').next().unwrap_or_default();
     let declare = format!("CREATE EXTERNAL TABLE t ({column} VARCHAR, …) STORED AS JSON LOCATION '{name}'");
     let error = match problem.kind {
-        WrongKind::Unknown => {
-            Error::query(format!("{line}: the member {} is new: {}", problem.member, problem.what)).hint(
+        WrongKind::Unknown => Error::query(format!("{line}: the member {} is new: {}", problem.member, problem.what))
+            .hint(
                 "SET fuse.json_sample = '1GB' looks at more of each file for its columns; CREATE EXTERNAL TABLE … \
                  OPTIONS ('ignore_unknown' 'true') leaves such members out",
-            )
-        }
-        WrongKind::Value => Error::query(format!("{line}, column {}: {}", problem.member, problem.what))
-            .hint(format!("declare another type: {declare}; or SET fuse.json_sample = '1GB', to look at more of each file")),
-        WrongKind::Syntax | WrongKind::Size => {
-            let error = Error::query(format!("{line}: {}", problem.what));
-            if problem.what == NOT_UTF8 {
-                error.hint("convert the file first, for example: iconv -f latin1 -t utf-8")
-            } else {
-                error
-            }
-        }
+            ),
+        WrongKind::Value => Error::query(format!("{line}, column {}: {}", problem.member, problem.what)).hint(format!(
+            "declare another type: {declare}; or SET fuse.json_sample = '1GB', to look at more of each file"
+        )),
+        _ if problem.what == NOT_UTF8 => Error::query(format!("{line}: {NOT_UTF8}"))
+            .hint("convert the file first, for example: iconv -f latin1 -t utf-8"),
+        // Where an object lacks its end, the next one is what seems wrong.
+        WrongKind::Syntax if place.object < place.line => Error::query(format!(
+            "{name}, line {}: the object that begins here is wrong in line {}: {}",
+            place.object, place.line, problem.what
+        )),
+        WrongKind::Syntax | WrongKind::Size => Error::query(format!("{line}: {}", problem.what)),
     };
-    if near.is_empty() { error } else { error.note(format!("the text there is: {near}")) }
+    if place.near.is_empty() { error } else { error.note(format!("the text there is: {}", place.near)) }
 }
 
-/// The line of a byte of a file, and the text around it.
+/// Where in a file something is wrong.
+#[derive(Default)]
+struct Place {
+    line: u64,
+    /// The line in which the object begins.
+    object: u64,
+    /// The text around it.
+    near: String,
+}
+
 async fn place(
     store: &dyn ObjectStore,
     file: &ObjectMeta,
     compression: FileCompressionType,
-    offset: u64,
-) -> Result<(u64, String)> {
+    problem: &Problem,
+) -> Result<Place> {
     const BEFORE: usize = 60;
     const AFTER: usize = 60;
     let bytes = store.get(&file.location).await?.into_stream();
     let mut bytes = compression.convert_stream(bytes.map_err(DataFusionError::from).boxed())?;
-    let (mut lines, mut read, mut before) = (1, 0, Vec::new());
+    let (mut read, mut before) = (0, Vec::new());
+    let mut place = Place { line: 1, object: 1, near: String::new() };
     while let Some(piece) = bytes.next().await {
         let piece = piece?;
-        let here = usize::try_from(offset - read).unwrap_or(usize::MAX).min(piece.len());
-        lines += piece[..here].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let until = |offset: u64| usize::try_from(offset.saturating_sub(read)).unwrap_or(usize::MAX).min(piece.len());
+        let lines = |end: usize| piece[..end].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let here = until(problem.offset);
+        place.line += lines(here);
+        place.object += lines(until(problem.object));
         before.extend_from_slice(&piece[here.saturating_sub(BEFORE)..here]);
         before.drain(..before.len().saturating_sub(BEFORE));
-        read += here as u64;
-        if here < piece.len() || read == offset {
+        read += piece.len() as u64;
+        if read > problem.offset {
             let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let rest = &piece[here..piece.len().min(here + AFTER)];
             let near = [&before[start..], rest.split(|byte| *byte == b'\n').next().unwrap_or_default()].concat();
-            return Ok((lines, String::from_utf8_lossy(&near).trim().to_owned()));
+            place.near = String::from_utf8_lossy(&near).trim().to_owned();
+            break;
         }
     }
-    Ok((lines, String::new()))
+    Ok(place)
 }
 
 #[cfg(test)]
@@ -379,7 +394,7 @@ mod tests {
         let find = |text: &str| Edge::default().find(text.as_bytes());
         assert_eq!(find("1}\n{\"a\":2}"), Some(3));
         assert_eq!(find("1}\r\n\n {\"a\":2}"), Some(4));
-        assert_eq!(find("\n{\"a\":\n{\"b\":1}\n}\n{"), Some(19));
+        assert_eq!(find("\n{\"a\":\n{\"b\":1}\n}\n{"), Some(17));
         for text in ["{\n{", "},\n{", "}{", "}\n}", "}\n", ""] {
             assert_eq!(find(text), None, "{text}");
         }

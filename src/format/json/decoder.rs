@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub struct Problem {
     /// The byte of the text.
     pub offset: u64,
+    /// The first byte of the object that it stands in.
+    pub object: u64,
     /// The column, with the names of the members inside of it behind points; empty: none.
     pub member: String,
     /// What is wrong.
@@ -215,7 +217,8 @@ impl Records {
         const SHORT: usize = 1 << 16;
         let length = self.text.len() - self.at;
         let problem = |at: u64, kind, what: &str| {
-            Err(Problem { offset: at, member: String::new(), what: what.to_owned(), kind })
+            let object = self.place(self.at);
+            Err(Problem { offset: at, object, member: String::new(), what: what.to_owned(), kind })
         };
         if self.invalid {
             return problem(self.place(self.text.len()), WrongKind::Syntax, NOT_UTF8);
@@ -236,7 +239,7 @@ impl Records {
 
     fn problem(&self, wrong: Wrong) -> Problem {
         let Wrong { at, member, what, kind } = wrong;
-        Problem { offset: self.place(at), member: member.join("."), what, kind }
+        Problem { offset: self.place(at), object: self.place(self.at), member: member.join("."), what, kind }
     }
 }
 
@@ -322,11 +325,9 @@ impl JsonDecoder {
         if places.is_empty() {
             return Ok(None);
         }
-        let problem = |(row, member, error): (usize, String, ArrowError)| Problem {
-            offset: places.get(row).copied().unwrap_or_default(),
-            member,
-            what: Error::from(error).message,
-            kind: WrongKind::Value,
+        let problem = |(row, member, error): (usize, String, ArrowError)| {
+            let object = places.get(row).copied().unwrap_or_default();
+            Problem { offset: object, object, member, what: Error::from(error).message, kind: WrongKind::Value }
         };
         let columns = self.rows.columns.take().map_err(problem)?;
         let options = RecordBatchOptions::new().with_row_count(Some(places.len()));
@@ -376,7 +377,7 @@ mod tests {
     const TEXT: &str = r#"{"n":1,"t":"é\u00e9","p":{"x":1.5},"l":["a",2,null]}
         {"t":7.50,"n":-2.0} {"p":null,"l":[],"t":{"a": [1]}}
         {
-          "n": 9223372036854775807, "n": 4, "p": {}
+          "p": {}, "n": 9223372036854775807, "n": 4
         }"#;
 
     proptest! {
@@ -429,7 +430,7 @@ mod tests {
         let invalid = [&br#"{"n":1}{"t":"a"#[..], b"\xff", br#""}"#].concat();
         for piece in [1, 3, 100] {
             let problem = rows(&invalid, piece, 100).expect_err("not UTF-8");
-            assert_eq!((problem.offset, problem.what.as_str()), (15, NOT_UTF8));
+            assert_eq!((problem.offset, problem.what.as_str()), (14, NOT_UTF8));
         }
     }
 }

@@ -149,10 +149,7 @@ mod tests {
 
     #[test]
     fn columns_keep_their_order_and_types_hold_what_was_seen() {
-        assert_eq!(
-            columns("{\"b\":1,\"a\":\"x\"}\n{\"c\":true,\"b\":null}"),
-            ["b Int64", "a Utf8", "c Boolean"]
-        );
+        assert_eq!(columns("{\"b\":1,\"a\":\"x\"}\n{\"c\":true,\"b\":null}"), ["b Int64", "a Utf8", "c Boolean"]);
         let cases = [
             ("1,1.5", "Float64"),
             ("1,1.0", "Float64"),
