@@ -7,6 +7,8 @@
 //! DataFusion counts the memory of its operators, not of its functions: `repeat('x', 2000000000)` would end
 //! the process under any memory limit.
 
+mod sum;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, LargeStringArray};
@@ -17,11 +19,13 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    AggregateUDF, ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature,
 };
 
 use regex::Regex;
 
+use self::sum::CheckedSum;
 use crate::config::{parse_bytes, settings};
 use crate::error::{Error, Result};
 
@@ -63,6 +67,9 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
         if let Ok(inner) = registry.udf(name) {
             registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Limited { inner, growth })))?;
         }
+    }
+    if let Ok(inner) = registry.udaf("sum") {
+        registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(CheckedSum(inner))))?;
     }
     Ok(())
 }

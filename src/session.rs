@@ -103,7 +103,10 @@ impl Session {
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
             .with_option_extension(settings);
         let mut state = SessionStateBuilder::new()
+            .with_optimizer_rules(planner::logical_rules())
+            .with_physical_optimizer_rules(planner::physical_rules())
             .with_physical_optimizer_rule(Arc::new(planner::SpillLargeTops))
+            .with_physical_optimizer_rule(Arc::new(planner::KeepNan))
             .with_config(config)
             .with_runtime_env(runtime)
             .with_default_features()

@@ -5,11 +5,15 @@
 
 mod differentiate;
 mod incremental;
+mod checked;
 mod logical;
+mod nan;
 mod physical;
 pub mod placeholder;
 
 pub use differentiate::{differentiate, is_continuous};
 pub use incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step, Strategy};
+pub use checked::{logical_rules, physical_rules};
 pub use logical::{Target, prepare};
+pub use nan::KeepNan;
 pub use physical::SpillLargeTops;
