@@ -111,6 +111,8 @@ pub const TOP_ROWS_IN_MEMORY: usize = 100_000;
 pub const MOST_THREADS: usize = 1024;
 /// Operands of one chain of any other operator, such as `+`: each is a level of nesting.
 pub const EXPRESSION_OPERANDS_LIMIT: usize = 1_000;
+/// Tables that a statement may read beyond those that it writes, once the queries of its WITH are in their places.
+pub const INLINED_TABLES_LIMIT: u64 = 2_000;
 /// Columns of a text file.
 pub const COLUMNS_LIMIT: usize = 100_000;
 /// Bytes of one record of a text file.

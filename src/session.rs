@@ -7,6 +7,7 @@
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
 mod pipeline;
+mod keys;
 mod rows;
 mod settings;
 
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
-use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
+use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -194,6 +195,8 @@ impl Session {
         }
         let mode = self.settings().copy_mode.parse()?;
         let folder = target.as_ref().map(|target| target.new_folder(mode)).transpose()?.flatten();
+        let plan = keys::check_insert(&self.context.state(), plan).await?;
+        let folder = target.as_ref().and_then(|target| target.new_folder.clone());
         let name = target.map_or_else(|| write_name(&plan), |target| target.text);
         self.run_write(plan, name, folder.as_deref()).await
     }
@@ -278,8 +281,9 @@ impl Session {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
             let rows = Rows::start(state, input).await?;
             let (schema, batches) = (rows.schema(), rows.collect().await?);
-            let rows = MemTable::try_new(schema, vec![batches])?;
-            table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
+            let rows: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![batches])?);
+            keys::check(&self.context.state(), table.name.table(), None, &rows, &table.constraints).await?;
+            table.input = LogicalPlanBuilder::scan("rows", provider_as_source(rows), None)?.build()?.into();
         }
         self.context.execute_logical_plan(LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))).await?;
         Ok(Outcome::Done)

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad_input;
+mod clauses;
 mod command_line;
 mod durability;
 mod equivalence;
