@@ -6,8 +6,8 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
-mod pipeline;
 mod keys;
+mod pipeline;
 mod rows;
 mod settings;
 
@@ -196,7 +196,6 @@ impl Session {
         let mode = self.settings().copy_mode.parse()?;
         let folder = target.as_ref().map(|target| target.new_folder(mode)).transpose()?.flatten();
         let plan = keys::check_insert(&self.context.state(), plan).await?;
-        let folder = target.as_ref().and_then(|target| target.new_folder.clone());
         let name = target.map_or_else(|| write_name(&plan), |target| target.text);
         self.run_write(plan, name, folder.as_deref()).await
     }
