@@ -36,6 +36,8 @@ extensions_options! {
         pub table_rows: usize, default = 40
         /// Bytes that a function which builds strings (repeat, lpad, rpad, …) may make of one batch of rows, such as 256MB.
         pub function_bytes: String, default = "256MB".to_owned()
+        /// Bytes of each JSON file that are read to find its columns. More of a larger file is seen with more, such as 1GB.
+        pub json_sample: String, default = "8MB".to_owned()
     }
 }
 
@@ -109,11 +111,17 @@ pub const TOP_ROWS_IN_MEMORY: usize = 100_000;
 pub const MOST_THREADS: usize = 1024;
 /// Operands of one chain of any other operator, such as `+`: each is a level of nesting.
 pub const EXPRESSION_OPERANDS_LIMIT: usize = 1_000;
+/// Tables that a statement may read beyond those that it writes, once the queries of its WITH are in their places.
+pub const INLINED_TABLES_LIMIT: u64 = 2_000;
 /// Columns of a text file.
 pub const COLUMNS_LIMIT: usize = 100_000;
 /// Bytes of one record of a text file.
 pub const RECORD_BYTES_LIMIT: usize = 64 << 20;
-/// Rows read from the start of each text file to find the types of its columns.
+/// Bytes of JSON that become one batch at the most, however few its rows are.
+pub const JSON_BATCH_BYTES: u64 = 64 << 20;
+/// Levels of nesting of a JSON value.
+pub const JSON_DEPTH_LIMIT: usize = 500;
+/// Rows read from the start of each CSV file to find the types of its columns.
 pub const SCHEMA_SAMPLE_ROWS: usize = 20_480;
 /// Bytes read from the start of each text file to find the types of its columns.
 pub const SCHEMA_SAMPLE_BYTES: usize = 8 << 20;

@@ -340,6 +340,12 @@ fn known_message(message: &str) -> Option<Error> {
             cause.unwrap_or("it is too large")
         )));
     }
+    if let Some(sides) = after("Overflow happened on: ") {
+        return Some(
+            Error::query(format!("the result of {} is too large for its type", tidy(sides)))
+                .hint("CAST an operand to a larger type first: BIGINT, DECIMAL(38, 0) or DOUBLE"),
+        );
+    }
     if message.contains("offset overflow") {
         return Some(
             Error::query("a column of text is larger than 2 GB in one batch of rows")

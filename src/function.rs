@@ -7,21 +7,25 @@
 //! DataFusion counts the memory of its operators, not of its functions: `repeat('x', 2000000000)` would end
 //! the process under any memory limit.
 
+mod sum;
+
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, LargeStringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeStringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef};
+use arrow::datatypes::{DataType, FieldRef, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
 use datafusion::common::Result as DfResult;
 use datafusion::common::config::ConfigOptions;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    AggregateUDF, ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature,
 };
 
 use regex::Regex;
 
+use self::sum::CheckedSum;
 use crate::config::{parse_bytes, settings};
 use crate::error::{Error, Result};
 
@@ -38,9 +42,13 @@ enum Growth {
     Replaced,
     /// The whole numbers from the first to the second argument, or from 0 to the first.
     Range,
+    /// All arguments, one behind the other.
+    Joined,
 }
 
-const LIMITED: [(&str, Growth); 9] = [
+const LIMITED: [(&str, Growth); 11] = [
+    ("concat", Growth::Joined),
+    ("concat_ws", Growth::Joined),
     ("regexp_replace", Growth::Replaced),
     ("array_resize", Growth::Elements),
     ("replace", Growth::Replaced),
@@ -57,12 +65,18 @@ const CHARACTER_BYTES: i64 = 4;
 /// Bytes of one element of a list, at the least.
 const ELEMENT_BYTES: i64 = 8;
 
+/// Bytes from which a bound is worth a count.
+const BOUND_IN_DOUBT: usize = 1 << 27;
+
 /// Puts the limited functions in the place of DataFusion's.
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for (name, growth) in LIMITED {
         if let Ok(inner) = registry.udf(name) {
             registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Limited { inner, growth })))?;
         }
+    }
+    if let Ok(inner) = registry.udaf("sum") {
+        registry.register_udaf(Arc::new(AggregateUDF::new_from_impl(CheckedSum(inner))))?;
     }
     Ok(())
 }
@@ -90,6 +104,9 @@ impl Limited {
         let rows = args.number_rows;
         let column = |at: usize| args.args.get(at).map(|value| value.to_array(rows)).transpose();
         let (Some(first), second) = (column(0)?, column(1)?) else { return Ok(0) };
+        if self.growth == Growth::Joined {
+            return joined(args);
+        }
         let lengths = |array: &ArrayRef| -> Result<Int64Array> {
             let array = arrow::compute::kernels::length::length(array)?;
             numbers(&array)
@@ -119,6 +136,10 @@ impl Limited {
                 };
                 sum_of(&start, &end, size)
             }
+            (Growth::Range, Some(end)) if first.data_type().is_temporal() => match column(2)? {
+                Some(step) => times(&first, &end, &step)?.saturating_mul(ELEMENT_BYTES),
+                None => 0,
+            },
             (Growth::Range, None) if first.data_type().is_integer() => {
                 let end = numbers(&first)?;
                 sum_of(&end, &end, |n, _| n.saturating_abs().saturating_mul(ELEMENT_BYTES))
@@ -130,7 +151,6 @@ impl Limited {
 
 /// The bytes that replace() makes: counted only where a bound that costs nothing is high.
 fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef, by_pattern: bool) -> Result<i64> {
-    const BOUND_IN_DOUBT: usize = 1 << 28;
     let strings = |array: &ArrayRef| -> Result<LargeStringArray> {
         let array = cast(array, &DataType::LargeUtf8)?;
         let large = array.as_any().downcast_ref::<LargeStringArray>().cloned();
@@ -150,6 +170,47 @@ fn replaced(text: &ArrayRef, from: &ArrayRef, to: &ArrayRef, by_pattern: bool) -
         |(text, from, to): (&str, &str, &str)| text.len().saturating_add(found(text, from).saturating_mul(to.len()));
     let sizes = rows.map(size);
     Ok(i64::try_from(sizes.fold(0_usize, usize::saturating_add)).unwrap_or(i64::MAX))
+}
+
+/// The bytes of all arguments, constants as often as there are rows: counted only where a bound that costs nothing
+/// is high, since columns of views share their texts.
+fn joined(args: &ScalarFunctionArgs) -> Result<i64> {
+    let mut columns = Vec::with_capacity(args.args.len());
+    for value in &args.args {
+        columns.push(match value {
+            ColumnarValue::Array(array) => (Arc::clone(array), 1),
+            ColumnarValue::Scalar(scalar) => (scalar.to_array()?, args.number_rows.max(1)),
+        });
+    }
+    let sizes = columns.iter().map(|(array, times)| array.get_array_memory_size().saturating_mul(*times));
+    if sizes.fold(0, usize::saturating_add) < BOUND_IN_DOUBT {
+        return Ok(0);
+    }
+    let mut bytes = 0_i64;
+    for (array, times) in columns.iter().filter(|(array, _)| array.data_type().is_string()) {
+        let lengths = numbers(&arrow::compute::kernels::length::length(array)?)?;
+        let times = i64::try_from(*times).unwrap_or(i64::MAX);
+        bytes = bytes.saturating_add(sum_of(&lengths, &lengths, |length, _| length.saturating_mul(times)));
+    }
+    Ok(bytes)
+}
+
+/// How many times there are between others, a step apart.
+fn times(first: &ArrayRef, last: &ArrayRef, step: &ArrayRef) -> Result<i64> {
+    const DAY: i128 = 86_400_000_000_000;
+    let seconds = |array: &ArrayRef| -> Result<Int64Array> {
+        numbers(&cast(array, &DataType::Timestamp(TimeUnit::Second, None))?)
+    };
+    let (first, last) = (seconds(first)?, seconds(last)?);
+    let steps = cast(step, &DataType::Interval(IntervalUnit::MonthDayNano))?;
+    let steps = steps.as_primitive::<IntervalMonthDayNanoType>();
+    let rows = first.iter().zip(&last).zip(steps).filter_map(|((first, last), step)| Some((first?, last?, step?)));
+    let counts = rows.map(|(first, last, step)| {
+        let span = i128::from(last.saturating_sub(first).saturating_abs()) * 1_000_000_000;
+        let step = i128::from(step.months) * 28 * DAY + i128::from(step.days) * DAY + i128::from(step.nanoseconds);
+        i64::try_from(span / step.abs().max(1)).unwrap_or(i64::MAX)
+    });
+    Ok(counts.fold(0, i64::saturating_add))
 }
 
 fn numbers(array: &ArrayRef) -> Result<Int64Array> {

@@ -6,6 +6,7 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
+mod keys;
 mod pipeline;
 mod rows;
 mod settings;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
-use datafusion::catalog::{DynamicFileCatalog, UrlTableFactory};
+use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
 use datafusion::common::tree_node::TreeNode;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -103,7 +104,10 @@ impl Session {
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
             .with_option_extension(settings);
         let mut state = SessionStateBuilder::new()
+            .with_optimizer_rules(planner::logical_rules())
+            .with_physical_optimizer_rules(planner::physical_rules())
             .with_physical_optimizer_rule(Arc::new(planner::SpillLargeTops))
+            .with_physical_optimizer_rule(Arc::new(planner::KeepNan))
             .with_config(config)
             .with_runtime_env(runtime)
             .with_default_features()
@@ -191,6 +195,7 @@ impl Session {
         }
         let mode = self.settings().copy_mode.parse()?;
         let folder = target.as_ref().map(|target| target.new_folder(mode)).transpose()?.flatten();
+        let plan = keys::check_insert(&self.context.state(), plan).await?;
         let name = target.map_or_else(|| write_name(&plan), |target| target.text);
         self.run_write(plan, name, folder.as_deref()).await
     }
@@ -275,8 +280,9 @@ impl Session {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
             let rows = Rows::start(state, input).await?;
             let (schema, batches) = (rows.schema(), rows.collect().await?);
-            let rows = MemTable::try_new(schema, vec![batches])?;
-            table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
+            let rows: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![batches])?);
+            keys::check(&self.context.state(), table.name.table(), None, &rows, &table.constraints).await?;
+            table.input = LogicalPlanBuilder::scan("rows", provider_as_source(rows), None)?.build()?.into();
         }
         self.context.execute_logical_plan(LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))).await?;
         Ok(Outcome::Done)

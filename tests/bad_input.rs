@@ -250,8 +250,8 @@ fn a_bad_line_of_json_is_named() {
     place.write("value.ndjson", ndjson(30_000, r#"{"a":"ten","b":"x"}"#));
     let cases = r#"1: SELECT max(b) FROM 'cut.ndjson' => cut.ndjson, line 30000
         1: SELECT max(b) FROM 'cut.ndjson.gz' => cut.ndjson.gz, line 30000
-        1: SELECT count(DISTINCT a) FROM 'kind.ndjson' => kind.ndjson, line 30000
-        1: SELECT sum(a) FROM 'value.ndjson' => value.ndjson, line 30000 & ten
+        1: SET fuse.json_sample = '99KB'; SELECT count(DISTINCT a) FROM "kind.ndjson" => kind.ndjson, line 30000
+        1: SET fuse.json_sample = '99KB'; SELECT sum(a) FROM "value.ndjson" => value.ndjson, line 30000 & ten
         1: SELECT count(a) FROM 'open.json' <= [{"a":1},\n{"a":2},\n => open.json, line 3
         1: SELECT count(a) FROM 'behind.json' <= [{"a":1}]\n[{"a":2}]\n => behind.json
         1: SELECT count(a) FROM 'inner.json' <= [{"a":1},\n{"a":}] => inner.json, line 2

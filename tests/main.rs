@@ -7,12 +7,16 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad_input;
+mod clauses;
 mod command_line;
 mod durability;
 mod equivalence;
+mod json;
 mod kill;
 mod memory;
+mod nan;
 mod object_store;
+mod overflow;
 mod round_trip;
 mod slt;
 mod support;

@@ -1,7 +1,18 @@
 //! JSON, as one array or as an object a line.
 //!
-//! Enters: batches. Leaves: an object a row with every column, NULL included. Always holds: an empty
-//! result is `[]` or nothing, both of which parse.
+//! Enters: batches, to be written; text, to be read ([`JsonDecoder`]). Leaves: an object a row with every column,
+//! NULL included; batches. Always holds: an empty result is `[]` or nothing, both of which parse.
+
+mod column;
+mod decoder;
+mod scalar;
+mod scan;
+mod shape;
+
+pub use self::column::Members;
+pub use self::decoder::{JsonDecoder, NOT_UTF8, Problem, Records};
+pub use self::scan::WrongKind;
+pub use self::shape::Shapes;
 
 use std::io::Write;
 

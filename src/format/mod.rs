@@ -21,6 +21,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, Result};
 
 pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
+pub use json::{JsonDecoder, Members, NOT_UTF8, Problem, Records, Shapes, WrongKind};
 pub use pack::Packing;
 pub use table::Shape;
 

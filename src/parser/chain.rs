@@ -1,13 +1,13 @@
-//! Long chains of AND and OR as balanced trees.
+//! Long chains of AND and OR, and of UNION, as balanced trees.
 //!
-//! Enters: an expression. Leaves: the same expression, its chains no deeper than the logarithm of
+//! Enters: an expression or a query. Leaves: the same, its chains no deeper than the logarithm of
 //! their length. Always holds: operands keep their order; three-valued AND and OR are associative,
 //! so the value is the same.
 //!
 //! `a = 1 OR a = 2 OR …` with ten thousand terms, as programs write it, parses into a tree that is
 //! ten thousand levels deep, and every recursive pass of a planner over it needs that much stack.
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Value};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SetExpr, SetOperator, SetQuantifier, Value, Values};
 
 use crate::config::CHAIN_OPERANDS;
 
@@ -37,6 +37,56 @@ pub(super) fn other_chain(expr: &Expr) -> usize {
         node = left;
     }
     length
+}
+
+/// Balances a chain of UNION ALL, or of UNION, that starts at `body`. Both are associative; the names of the columns
+/// are those of the first query, which stays the first.
+pub(super) fn balance_unions(body: &mut SetExpr) {
+    let SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, .. } = body else { return };
+    let kind = *set_quantifier;
+    let like = |op: SetOperator, quantifier| op == SetOperator::Union && quantifier == kind;
+    if !matches!(kind, SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None) {
+        return;
+    }
+    let (mut length, mut node) = (1, &*body);
+    while let SetExpr::SetOperation { left, op, set_quantifier, .. } = node
+        && like(*op, *set_quantifier)
+    {
+        length += 1;
+        node = left;
+    }
+    if length < CHAIN_OPERANDS {
+        return;
+    }
+    let mut reversed = Vec::with_capacity(length);
+    let mut rest = std::mem::replace(body, empty_query());
+    loop {
+        match rest {
+            SetExpr::SetOperation { left, op, set_quantifier, right } if like(op, set_quantifier) => {
+                reversed.push(*right);
+                rest = *left;
+            }
+            first => {
+                reversed.push(first);
+                break;
+            }
+        }
+    }
+    reversed.reverse();
+    *body = union_tree(reversed, kind);
+}
+
+fn empty_query() -> SetExpr {
+    SetExpr::Values(Values { explicit_row: false, value_keyword: false, rows: Vec::new() })
+}
+
+fn union_tree(mut queries: Vec<SetExpr>, kind: SetQuantifier) -> SetExpr {
+    if queries.len() <= 1 {
+        return queries.pop().unwrap_or_else(empty_query);
+    }
+    let right = queries.split_off(queries.len() / 2);
+    let (left, right) = (Box::new(union_tree(queries, kind)), Box::new(union_tree(right, kind)));
+    SetExpr::SetOperation { left, op: SetOperator::Union, set_quantifier: kind, right }
 }
 
 fn hole() -> Expr {

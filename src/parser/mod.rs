@@ -8,6 +8,7 @@
 mod chain;
 mod dialect;
 mod friendly;
+mod inline;
 mod refuse;
 mod stream;
 

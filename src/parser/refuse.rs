@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as Body};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Fetch, Ident, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem,
+    BinaryOperator, Expr, Fetch, Ident, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, SetExpr, Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind,
     TableSampleUnit, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
@@ -16,7 +16,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::chain;
-use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT};
+use super::inline::Inlined;
+use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT, INLINED_TABLES_LIMIT};
 use crate::error::{Error, Result, Span};
 
 /// Rewrites what can be planned, refuses what would be ignored.
@@ -45,15 +46,22 @@ pub(super) fn explain(error: Error, parser: &mut Parser<'_>) -> Error {
 }
 
 fn walk(node: &mut impl VisitMut) -> Result<()> {
-    let mut pass = Pass { operands: 0 };
-    match node.visit(&mut pass) {
-        ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok(()),
+    let mut pass = Pass { operands: 0, inlined: Inlined::default() };
+    if let ControlFlow::Break(error) = node.visit(&mut pass) {
+        return Err(error);
     }
+    if pass.inlined.extra() > INLINED_TABLES_LIMIT {
+        return Err(Error::sql(format!(
+            "the queries of WITH read tables over {INLINED_TABLES_LIMIT} times, each name replaced by its query"
+        ))
+        .hint("CREATE TABLE … AS computes once what is read often"));
+    }
+    Ok(())
 }
 
 struct Pass {
     operands: usize,
+    inlined: Inlined,
 }
 
 impl VisitorMut for Pass {
@@ -66,7 +74,14 @@ impl VisitorMut for Pass {
         })
     }
 
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        self.inlined.leave(query);
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        chain::balance_unions(&mut query.body);
+        self.inlined.enter(query);
         if let Some(fetch) = query.fetch.take() {
             limit(query, fetch)?;
         }
@@ -85,6 +100,9 @@ impl VisitorMut for Pass {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        for at in 0..select.projection.len() {
+            check_replaced(select, at);
+        }
         for item in &select.projection {
             if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
                 wildcard(options)?;
@@ -109,6 +127,9 @@ impl VisitorMut for Pass {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        if let TableFactor::Table { name, .. } = factor {
+            self.inlined.read(name);
+        }
         let sample = match factor {
             TableFactor::Table { sample, with_hints, partitions, json_path, index_hints, version, .. } => {
                 stop(if !with_hints.is_empty() {
@@ -170,6 +191,32 @@ fn wildcard(options: &WildcardAdditionalOptions) -> ControlFlow<Error> {
         return ControlFlow::Continue(());
     };
     ControlFlow::Break(error.at(Span::from(options.wildcard_token.0.span)))
+}
+
+/// `* REPLACE (… AS a)` wants a column `a`, which DataFusion does not check: `a IS NULL OR TRUE` names it, and is gone
+/// once the query is planned.
+fn check_replaced(select: &mut Select, at: usize) {
+    let (options, table) = match &select.projection[at] {
+        SelectItem::Wildcard(options) => (options, None),
+        SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options) => {
+            (options, Some(name.0.iter().filter_map(|part| part.as_ident().cloned()).collect::<Vec<_>>()))
+        }
+        _ => return,
+    };
+    for replaced in options.opt_replace.iter().flat_map(|replace| &replace.items) {
+        let name = replaced.column_name.clone();
+        let column = match &table {
+            Some(table) => Expr::CompoundIdentifier(table.iter().cloned().chain([name]).collect()),
+            None => Expr::Identifier(name),
+        };
+        let or = |left: Expr, op, right: Expr| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
+        let known = Expr::IsNull(Box::new(column));
+        let known = Expr::Nested(Box::new(or(known, BinaryOperator::Or, Expr::value(Value::Boolean(true)))));
+        select.selection = Some(match select.selection.take() {
+            Some(selection) => or(Expr::Nested(Box::new(selection)), BinaryOperator::And, known),
+            None => known,
+        });
+    }
 }
 
 /// `FETCH FIRST n ROWS ONLY` is LIMIT n.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as Body};
-use datafusion::sql::sqlparser::ast::Value;
+use datafusion::sql::sqlparser::ast::{ColumnOption, Value};
 
 use crate::config::CopyMode;
 use crate::durable::STAGE_PREFIX;
@@ -219,6 +219,14 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<Target> {
     if has_option(&create.options, "null_regex") {
         return Err(Error::sql("the option null_regex is not supported")
             .hint("read the column as VARCHAR, and use nullif(column, 'n/a')"));
+    }
+    let unique = |option: &ColumnOption| matches!(option, ColumnOption::PrimaryKey(_) | ColumnOption::Unique(_));
+    let in_columns = create.columns.iter().any(|column| column.options.iter().any(|option| unique(&option.option)));
+    if in_columns || !create.constraints.is_empty() {
+        return Err(Error::sql(
+            "PRIMARY KEY and UNIQUE are not supported for tables over files: nobody could hold them",
+        )
+        .hint("leave them out; or CREATE TABLE … AS SELECT …, which is in memory and checks its keys"));
     }
     unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));

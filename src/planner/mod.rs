@@ -3,13 +3,17 @@
 //! Enters: a parsed statement. Leaves: what it means to write, and the statement as DataFusion plans it.
 //! Always holds: nothing is written or run here.
 
+mod checked;
 mod differentiate;
 mod incremental;
 mod logical;
+mod nan;
 mod physical;
 pub mod placeholder;
 
+pub use checked::{logical_rules, physical_rules};
 pub use differentiate::{differentiate, is_continuous};
 pub use incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step, Strategy};
 pub use logical::{Target, prepare};
+pub use nan::KeepNan;
 pub use physical::SpillLargeTops;

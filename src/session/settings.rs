@@ -57,7 +57,9 @@ pub(super) fn validate(name: &str, value: &str) -> Result<()> {
             Err(Error::sql(format!("fuse.threads = {value}: at most {MOST_THREADS}")))
         }
         "fuse.copy_mode" => value.parse::<config::CopyMode>().map(drop),
-        "fuse.memory_limit" | "fuse.function_bytes" if !value.is_empty() => config::parse_bytes(value).map(drop),
+        "fuse.memory_limit" | "fuse.function_bytes" | "fuse.json_sample" if !value.is_empty() => {
+            config::parse_bytes(value).map(drop)
+        }
         _ => Ok(()),
     }
     .map_err(|error| Error { kind: crate::error::Kind::Sql, ..error })

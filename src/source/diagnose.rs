@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource, ParquetSource};
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -134,8 +134,6 @@ pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskCon
             let Some(complaint) = Complaint::read(&error.message) else { continue };
             let shape = CsvShape::of_source(source, config.file_compression_type);
             search_csv(config, source.table_schema().file_schema(), &shape, &complaint, context).await
-        } else if let Some((config, source)) = scan.downcast_to_file_source::<JsonSource>() {
-            search_json(config, source.table_schema().file_schema(), context).await
         } else if let Some((config, _)) = scan.downcast_to_file_source::<ParquetSource>() {
             if damaged { search_parquet(config, context).await } else { None }
         } else {
@@ -281,36 +279,4 @@ async fn search_compressed(config: &FileScanConfig, context: &TaskContext) -> Op
         }
     }
     None
-}
-
-/// Decodes line by line until one fails.
-async fn search_json(config: &FileScanConfig, schema: &SchemaRef, context: &TaskContext) -> Option<Error> {
-    let store = context.runtime_env().object_store(&config.object_store_url).ok()?;
-    for file in files_of(config) {
-        let text = open(store.as_ref(), &file, config.file_compression_type).await.ok()?;
-        let mut lines = std::io::BufReader::new(text);
-        let mut line = Vec::new();
-        for number in 1_u64.. {
-            line.clear();
-            if std::io::BufRead::read_until(&mut lines, b'\n', &mut line).ok()? == 0 {
-                break;
-            }
-            if let Some(error) = json_line_error(&line, schema) {
-                return Some(
-                    Error::query(format!("{}, line {number}: {error}", display(&file)))
-                        .note(format!("the line is: {}", clip(String::from_utf8_lossy(&line).trim_end())))
-                        .hint(
-                            "declare the columns: CREATE EXTERNAL TABLE t (a VARCHAR, …) STORED AS JSON LOCATION '…'",
-                        ),
-                );
-            }
-        }
-    }
-    None
-}
-
-fn json_line_error(line: &[u8], schema: &SchemaRef) -> Option<String> {
-    let mut decoder = arrow::json::ReaderBuilder::new(Arc::clone(schema)).build_decoder().ok()?;
-    let decoded = decoder.decode(line).and_then(|_| decoder.flush());
-    decoded.err().map(|error| Error::from(error).message)
 }

@@ -4,8 +4,8 @@
 //! beneath gives. Always holds: a text that is inferred as a number, date or time is one: nothing is taken for
 //! what it merely resembles, and leading zeros stay.
 //!
-//! DataFusion cuts files at line ends before it looks, and takes a `\` in CSV for an escape there; it wants
-//! JSON objects to be one line each; and it names the files it writes without regard to compression and tabs.
+//! DataFusion cuts files at line ends before it looks, and takes a `\` in CSV for an escape there; and it names the
+//! files it writes without regard to compression and tabs. Scans of JSON are ours, see [`super::json_scan`].
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -26,22 +26,27 @@ use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::LexRequirement;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+use datafusion::physical_plan::ExecutionPlan;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::infer::{self, display};
+use super::json_scan::{self, JsonScan};
 use super::{infer_csv, infer_json};
-use crate::config::{RECORD_BYTES_LIMIT, SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS};
+use crate::config::{RECORD_BYTES_LIMIT, SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS, parse_bytes, settings};
 use crate::error::{Error, Result};
+use crate::format::{Members, Problem};
 
 /// Columns from which a table is read in smaller batches.
 const WIDE_COLUMNS: usize = 1_000;
+
+/// The option of JSON tables: members that the columns do not have are left out.
+pub(super) const IGNORE_UNKNOWN: &str = "format.ignore_unknown";
 
 /// A text format as its options describe it.
 #[derive(Debug, Clone)]
 enum Text {
     Csv(Box<CsvOptions>),
-    Json(FileCompressionType),
+    Json(FileCompressionType, Members),
     /// Not text: DataFusion knows the columns.
     No,
 }
@@ -54,12 +59,13 @@ pub(super) struct FuseFormat {
 }
 
 impl FuseFormat {
-    fn new(inner: Arc<dyn FileFormat>) -> Self {
+    /// `members`: what a JSON scan does about those that the columns do not have.
+    fn new(inner: Arc<dyn FileFormat>, members: Members) -> Self {
         let any = inner.as_ref() as &dyn Any;
         let text = if let Some(csv) = any.downcast_ref::<CsvFormat>() {
             Text::Csv(Box::new(csv.options().clone()))
         } else if let Some(json) = any.downcast_ref::<JsonFormat>() {
-            Text::Json(json.options().compression.into())
+            Text::Json(json.options().compression.into(), members)
         } else {
             Text::No
         };
@@ -78,13 +84,17 @@ impl FuseFormat {
         let name = display(file);
         match self.text.clone() {
             Text::Csv(options) => {
-                let sample = Sample::open(store, file, options.compression.into()).await?;
+                let bytes = SCHEMA_SAMPLE_BYTES as u64;
+                let sample = Sample::open(store, file, options.compression.into(), bytes).await?;
                 let header = options.has_header.unwrap_or_else(|| state.config_options().catalog.has_header);
                 blocking(move || infer_csv::columns(sample, &options, header, &name)).await
             }
-            Text::Json(compression) => {
-                let sample = Sample::open(store, file, compression).await?;
-                blocking(move || infer_json::columns(sample, &name)).await
+            Text::Json(compression, _) => {
+                let bytes = parse_bytes(&settings(state.config_options()).json_sample)? as u64;
+                match json_columns(store, file, compression, bytes).await? {
+                    Ok(columns) => Ok(columns),
+                    Err(problem) => Err(json_scan::explain(store, file, compression, &problem).await),
+                }
             }
             Text::No => Err(Error::query(format!("{name}: not a text file"))),
         }
@@ -117,7 +127,26 @@ async fn check_arrow_blocks(store: &dyn ObjectStore, file: &ObjectMeta) -> Resul
     Ok(())
 }
 
-async fn blocking(work: impl FnOnce() -> Result<SchemaRef> + Send + 'static) -> Result<SchemaRef> {
+/// The columns of a JSON file, from its first bytes and, if it is larger, from its middle and end.
+async fn json_columns(
+    store: &dyn ObjectStore,
+    file: &ObjectMeta,
+    compression: FileCompressionType,
+    bytes: u64,
+) -> Result<Result<SchemaRef, Problem>> {
+    let sample = Sample::open(store, file, compression, bytes).await?;
+    let mut pieces = Vec::new();
+    if file.size > bytes && !compression.is_compressed() {
+        let length = (bytes / 8).max(1);
+        for start in [file.size / 2, file.size.saturating_sub(length)] {
+            let end = file.size.min(start + length);
+            pieces.push((start, store.get_range(&file.location, start..end).await?));
+        }
+    }
+    blocking(move || infer_json::columns(sample, bytes, pieces)).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::query(format!("a worker crashed: {e}"))))
 }
 
@@ -158,12 +187,18 @@ impl Sample {
         Self { text: Box::new(text), cut, rows, unbroken }
     }
 
-    async fn open(store: &dyn ObjectStore, file: &ObjectMeta, compression: FileCompressionType) -> Result<Self> {
+    /// At least the first `bytes` of a file.
+    async fn open(
+        store: &dyn ObjectStore,
+        file: &ObjectMeta,
+        compression: FileCompressionType,
+        bytes: u64,
+    ) -> Result<Self> {
         let whole = store.get(&file.location).await?;
         let (raw, cut): (Box<dyn Read + Send>, bool) = match whole.payload {
             GetResultPayload::File(file, _) => (Box::new(file), false),
             GetResultPayload::Stream(_) => {
-                let end = file.size.min(SCHEMA_SAMPLE_BYTES as u64);
+                let end = file.size.min(bytes);
                 let options = GetOptions { range: Some(GetRange::Bounded(0..end)), ..Default::default() };
                 let bytes = store.get_opts(&file.location, options).await?.bytes().await?;
                 (Box::new(Cursor::new(bytes)), end < file.size)
@@ -248,11 +283,6 @@ impl FileFormat for FuseFormat {
         state: &dyn Session,
         mut conf: FileScanConfig,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let json = (self.inner.as_ref() as &dyn Any).downcast_ref::<JsonFormat>();
-        if json.is_some_and(|json| !json.options().newline_delimited) {
-            // An array cannot be cut, and scans with a partitioning of their own are not.
-            conf.output_partitioning = Some(Partitioning::UnknownPartitioning(conf.file_groups.len()));
-        }
         let columns = conf.file_schema().fields().len();
         if columns > WIDE_COLUMNS {
             // Text readers keep some bytes for each column and row of a batch.
@@ -272,7 +302,10 @@ impl FileFormat for FuseFormat {
     }
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
-        self.inner.file_source(table_schema)
+        match self.text {
+            Text::Json(_, members) => Arc::new(JsonScan::new(table_schema, members)),
+            _ => self.inner.file_source(table_schema),
+        }
     }
 }
 
@@ -288,11 +321,21 @@ impl GetExt for FuseFormatFactory {
 
 impl FileFormatFactory for FuseFormatFactory {
     fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> DfResult<Arc<dyn FileFormat>> {
-        Ok(Arc::new(FuseFormat::new(self.0.create(state, options)?)))
+        let (mut options, mut members) = (options.clone(), Members::Refused);
+        if self.0.get_ext() == "json"
+            && let Some(ignore) = options.remove(IGNORE_UNKNOWN)
+        {
+            members = match ignore.trim().to_ascii_lowercase().as_str() {
+                "true" => Members::Ignored,
+                "false" => Members::Refused,
+                _ => return Err(Error::sql("it is true or false").into()),
+            };
+        }
+        Ok(Arc::new(FuseFormat::new(self.0.create(state, &options)?, members)))
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {
-        Arc::new(FuseFormat::new(self.0.default()))
+        Arc::new(FuseFormat::new(self.0.default(), Members::Refused))
     }
 }
 

@@ -146,6 +146,7 @@ fn widen(a: &DataType, b: &DataType, textual: bool) -> Option<DataType> {
     let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
     match (a, b) {
         (Null, other) | (other, Null) => Some(other.clone()),
+        (Decimal128(38, 0), other) | (other, Decimal128(38, 0)) if other.is_integer() => Some(Decimal128(38, 0)),
         _ if a.is_integer() && b.is_integer() => Some(wider_integer(a, b)),
         _ if a.is_numeric() && b.is_numeric() && (a.is_floating() || b.is_floating()) => Some(Float64),
         (Date32, Timestamp(unit, zone)) | (Timestamp(unit, zone), Date32) => Some(Timestamp(*unit, zone.clone())),

@@ -8,6 +8,7 @@ mod file_format;
 mod infer;
 mod infer_csv;
 mod infer_json;
+mod json_scan;
 mod location;
 mod stores;
 pub mod stream;

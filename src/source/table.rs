@@ -22,7 +22,7 @@ use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, co
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::file_format::{FuseFormatFactory, csv_options};
+use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, csv_options};
 use super::infer::{self, Group};
 use super::stream::{StreamFactory, StreamTable};
 use super::{DATA_ENDINGS, FileKind, Location};
@@ -308,8 +308,12 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
     if cmd.file_type == "CSV" && !cmd.options.contains_key("format.schema_infer_max_rec") {
         cmd.options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
     }
-    let format = create_format(state, &cmd.file_type, &cmd.options)?;
     let declared = !cmd.schema.fields().is_empty();
+    if cmd.file_type == "JSON" && declared {
+        // Who names the columns may leave some out.
+        cmd.options.entry(IGNORE_UNKNOWN.to_owned()).or_insert_with(|| "true".to_owned());
+    }
+    let format = create_format(state, &cmd.file_type, &cmd.options)?;
     let infer_partitions = state.config_options().execution.listing_table_factory_infer_partitions;
     let partitioned = infer_partitions || !cmd.table_partition_cols.is_empty();
     let mut inferred: Option<SchemaRef> = None;
