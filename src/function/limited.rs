@@ -58,7 +58,7 @@ const CHARACTER_BYTES: i64 = 4;
 const ELEMENT_BYTES: i64 = 8;
 
 /// Puts the limited functions in the place of DataFusion's.
-pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+pub(super) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for (name, growth) in LIMITED {
         if let Ok(inner) = registry.udf(name) {
             registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Limited { inner, growth })))?;
