@@ -273,4 +273,54 @@ mod tests {
         let error = parse_text("select 1 +", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start), Some((1, 11)));
     }
+
+    const WORDS: [&str; 38] = [
+        "PIVOT",
+        "UNPIVOT",
+        "SUMMARIZE",
+        "DESCRIBE",
+        "ON",
+        "USING",
+        "IN",
+        "FOR",
+        "GROUP BY",
+        "INTO",
+        "NAME",
+        "VALUE",
+        "ASOF",
+        "LEFT",
+        "JOIN",
+        "MATCH_CONDITION",
+        "SAMPLE",
+        "TABLESAMPLE",
+        "LIMIT",
+        "%",
+        "10",
+        "ROWS",
+        "COLUMNS",
+        "*",
+        "LIKE",
+        "'x'",
+        "lambda",
+        "x",
+        ":",
+        "[",
+        "]",
+        "(",
+        ")",
+        ",",
+        "IF",
+        "SET VARIABLE",
+        "DROP MACRO",
+        "SELECT",
+    ];
+
+    proptest::proptest! {
+        /// Half of a clause is an error of the parser, and no panic of ours.
+        #[test]
+        fn pieces_of_clauses_do_no_harm(words in proptest::collection::vec(0..WORDS.len(), 1..14)) {
+            let text = words.iter().map(|word| WORDS[*word]).collect::<Vec<_>>().join(" ");
+            let _ = parse_text(&text, &[]);
+        }
+    }
 }

@@ -228,6 +228,9 @@ impl Text {
             let Some(for_at) = self.find(open + 1, &["FOR"]) else { continue };
             let Some(in_at) = self.find(for_at, &["IN"]) else { continue };
             let end = self.end(open + 1);
+            if self.token(end) != Some(&Token::RBracket) {
+                continue;
+            }
             let if_at = self.find(in_at, &["IF"]).unwrap_or(end);
             let slice = |from: usize, to: usize| self.tokens[from..to].to_vec();
             let (expr, names, list) = (slice(open + 1, for_at), slice(for_at + 1, in_at), slice(in_at + 1, if_at));
