@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::{Rewriter, Step, ast, wrong};
 use crate::config::PIVOT_COLUMNS_LIMIT;
+use crate::error::Error;
 use crate::parser::{is_mark, mark};
 
 /// One of the expressions whose values become columns.
@@ -51,10 +52,13 @@ pub(super) fn statement(rewriter: &Rewriter<'_>, select: &Select) -> Step<Select
             turned.push(on(rewriter, expr)?);
         }
     }
+    if turned.is_empty() {
+        return Err(Error::sql("PIVOT needs ON and a column").hint("PIVOT t ON month USING sum(x)").into());
+    }
     let groups = match &select.group_by {
         GroupByExpr::Expressions(exprs, _) if exprs.is_empty() => None,
         GroupByExpr::Expressions(exprs, _) => Some(exprs.clone()),
-        GroupByExpr::All(_) => return Err(crate::error::Error::sql("PIVOT … GROUP BY takes columns, not ALL").into()),
+        GroupByExpr::All(_) => return Err(Error::sql("PIVOT … GROUP BY takes columns, not ALL").into()),
     };
     Pivot { from: select.from.clone(), turned, aggregates, groups }.build(rewriter)
 }
@@ -163,7 +167,7 @@ impl Pivot {
             };
             combined = combined.iter().flat_map(with).collect();
             if combined.len() * aggregates.len() > PIVOT_COLUMNS_LIMIT {
-                let error = crate::error::Error::sql(format!("PIVOT would make over {PIVOT_COLUMNS_LIMIT} columns"));
+                let error = Error::sql(format!("PIVOT would make over {PIVOT_COLUMNS_LIMIT} columns"));
                 return Err(error.hint("name the values: ON column IN ('a', 'b')").into());
             }
         }
