@@ -144,6 +144,12 @@ pub const CHECKPOINT_MICROS: i64 = 30_000_000;
 pub const CHECKPOINT_EPOCHS: u64 = 1_000;
 /// For how long a text file has not changed when its last line needs no line end.
 pub const QUIET_MICROS: i64 = 2_000_000;
+/// Columns that PIVOT may make.
+pub const PIVOT_COLUMNS_LIMIT: usize = 10_000;
+/// Macros that may call each other in a row.
+pub const MACRO_DEPTH: usize = 64;
+/// Queries that may be needed to plan one statement.
+pub const QUESTIONS_LIMIT: usize = 1_000;
 
 /// The words that [`Settings::copy_mode`] and `OPTIONS ('mode' …)` accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -179,6 +179,12 @@ impl From<io::Error> for Error {
     }
 }
 
+impl From<ParserError> for Error {
+    fn from(error: ParserError) -> Self {
+        from_parser(&error)
+    }
+}
+
 impl From<ArrowError> for Error {
     fn from(error: ArrowError) -> Self {
         match error {

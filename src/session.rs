@@ -33,6 +33,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::{Expr, visit_expressions};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
@@ -40,6 +41,7 @@ use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
 use crate::parser::{self, Reading, Script, Statement};
+use crate::planner::Macros;
 use crate::sink::stream::SinkOptions;
 use crate::source::Stores;
 use crate::{function, planner, sink, source};
@@ -61,6 +63,7 @@ pub struct Session {
     continuous: Mutex<Vec<Continuous>>,
     /// How pipelines write to created tables.
     sinks: Mutex<HashMap<String, SinkOptions>>,
+    macros: Macros,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
     _spill: TempDir,
 }
@@ -110,8 +113,10 @@ impl Session {
             .with_physical_optimizer_rule(Arc::new(planner::KeepNan))
             .with_config(config)
             .with_runtime_env(runtime)
+            .with_expr_planners(vec![Arc::new(planner::TypedOperators)])
             .with_default_features()
             .build();
+        state.register_relation_planner(Arc::new(planner::FriendlyJoins))?;
         source::register_formats(&mut state)?;
         function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());
@@ -122,7 +127,8 @@ impl Session {
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
         let (continuous, sinks) = (Mutex::default(), Mutex::default());
-        Ok(Self { context, paths, stores, writes, continuous, sinks, _spill: spill })
+        let macros = Macros::default();
+        Ok(Self { context, paths, stores, writes, continuous, sinks, macros, _spill: spill })
     }
 
     /// The current settings.
@@ -171,10 +177,14 @@ impl Session {
         if let Some(query) = list_settings(&body) {
             body = query?;
         }
+        if let Some(definition) = planner::definition(&body) {
+            self.define(definition, true).await?;
+            return Ok(Outcome::Done);
+        }
         let incremental = statement.incremental;
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
-        let plan = self.plan(body).await?;
+        let plan = self.plan(body, true).await?;
         if incremental {
             return self.explain_incremental(plan).await;
         }
@@ -206,9 +216,12 @@ impl Session {
         if let Some(query) = list_settings(&body) {
             body = query?;
         }
+        if let Some(definition) = planner::definition(&body) {
+            return self.define(definition, false).await;
+        }
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
-        let plan = self.plan(body).await?;
+        let plan = self.plan(body, false).await?;
         if pipeline::is_continuous(&plan)? {
             self.defer(plan, target)?;
             return Ok(());
@@ -243,16 +256,43 @@ impl Session {
         Ok(())
     }
 
-    async fn plan(&self, body: Body) -> Result<LogicalPlan> {
+    /// `run`: what the plan depends on may be read from the tables.
+    async fn plan(&self, body: Body, run: bool) -> Result<LogicalPlan> {
         let state = self.context.state();
         refuse_over_scalars(&state, &body)?;
-        let plan = state.statement_to_plan(body).await;
-        let plan = plan.map_err(|error| explain_unknown_name(&state, Error::from(error)))?;
+        let asked = |plan: LogicalPlan, constant: bool| -> BoxFuture<'_, Result<Vec<RecordBatch>>> {
+            let state = state.clone();
+            Box::pin(async move {
+                if !run && !constant {
+                    return Ok(Vec::new());
+                }
+                if pipeline::is_continuous(&plan)? {
+                    return Err(Error::sql("the columns of a PIVOT over a stream have to be known beforehand")
+                        .hint("name the values: PIVOT … ON column IN ('a', 'b')"));
+                }
+                Rows::start(state, plan).await?.collect().await
+            })
+        };
+        let plan = planner::plan(&state, &self.macros, body, &asked).await;
+        let plan = plan.map_err(|error| explain_unknown_name(&state, error))?;
         if !matches!(plan, LogicalPlan::Statement(_)) {
             refuse_placeholders(&plan)?;
         }
         sink::check(&state, &plan)?;
         sink::allow_nulls(&state, plan)
+    }
+
+    /// CREATE MACRO, DROP MACRO and SET VARIABLE, whose value is computed now if `run` says so.
+    async fn define(&self, definition: planner::Definition, run: bool) -> Result<()> {
+        let planner::Definition::Variable(name, value) = definition else { return self.macros.define(definition) };
+        let value = if run {
+            let plan = self.plan(planner::query_of_value(value), true).await?;
+            let (state, plan) = self.resolve(plan).await?;
+            planner::value_of(&Rows::start(state, plan).await?.collect().await?)?
+        } else {
+            value
+        };
+        self.macros.define(planner::Definition::Variable(name, value))
     }
 
     /// The state and the plan, after what a plan does to the session at once (EXECUTE of a prepared one).

@@ -332,7 +332,7 @@ fn a_mistake_in_sql_is_pointed_at() {
         2: SELECT a FROM 'good.csv' WHERE row_number() OVER () = 1 => row_number & QUALIFY
         2: SELECT x FROM (VALUES (1)) a(x), (VALUES (2)) b(x) => ambiguous & -c:1:8 & help:
         2: SELECT 1 LIMIT -1 => LIMIT & -1
-        2: SELECT * ILIKE 'a%' FROM 'good.csv' => ILIKE & -c:1:8 & help:
+        2: SELECT * RENAME (nope AS x) FROM 'good.csv' => nope & -c:1:8
         2: SELECT * FROM 'good.csv' POSITIONAL JOIN 'good.csv' => POSITIONAL JOIN & -c:1:26 & help:
         2: SELECT $x => $x & help: & -D
         2: SELECT 'a' COLLATE x => COLLATE

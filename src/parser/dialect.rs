@@ -9,10 +9,12 @@
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::dialect::{Dialect, DuckDbDialect, GenericDialect};
-use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Token;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
+};
+use datafusion::sql::sqlparser::dialect::{Dialect, DuckDbDialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 
 /// The SQL dialect of fuse.
 #[derive(Debug, Clone, Copy)]
@@ -102,15 +104,46 @@ impl Dialect for FuseDialect {
         supports_order_by_all
     }
 
-    /// `a POSITIONAL JOIN b` is not `a AS positional JOIN b`.
-    fn is_table_factor_alias(&self, explicit: bool, kw: &Keyword, parser: &mut Parser<'_>) -> bool {
-        explicit || (!before_join(parser, "POSITIONAL") && self.is_table_alias(kw, parser))
+    /// `a ** b` and `text GLOB 'a*'`.
+    fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
+        match &parser.peek_token_ref().token {
+            Token::Mul if parser.peek_nth_token_ref(1).token == Token::Mul => {
+                Some(Ok(self.prec_value(Precedence::MulDivModOp) + 1))
+            }
+            Token::Word(word) if is_glob(word) => Some(Ok(self.prec_value(Precedence::Like))),
+            _ => None,
+        }
+    }
+
+    fn parse_infix(&self, parser: &mut Parser<'_>, expr: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        let name = match &parser.peek_token_ref().token {
+            Token::Mul if parser.peek_nth_token_ref(1).token == Token::Mul => {
+                parser.advance_token();
+                "power"
+            }
+            Token::Word(word) if is_glob(word) => "glob",
+            _ => return None,
+        };
+        parser.advance_token();
+        Some(parser.parse_subexpr(precedence).map(|right| call(name, [expr.clone(), right])))
     }
 }
 
-/// True if the word just read is `word` and JOIN follows.
-fn before_join(parser: &mut Parser<'_>, word: &str) -> bool {
-    let Token::Word(read) = parser.get_current_token().token.clone() else { return false };
-    let Token::Word(next) = parser.peek_token().token else { return false };
-    read.value.eq_ignore_ascii_case(word) && read.quote_style.is_none() && next.keyword == Keyword::JOIN
+fn is_glob(word: &Word) -> bool {
+    word.quote_style.is_none() && word.value.eq_ignore_ascii_case("glob")
+}
+
+fn call(name: &str, args: [Expr; 2]) -> Expr {
+    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).to_vec();
+    let args = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(args),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }

@@ -27,6 +27,12 @@ pub(super) fn drop_trailing_commas(tokens: &mut Vec<TokenWithSpan>) {
 /// Puts `SELECT *` before a FROM that begins a query without one: `FROM t WHERE a = 1`.
 pub(super) fn complete_from_first(tokens: &mut Vec<TokenWithSpan>) {
     let words: Vec<usize> = (0..tokens.len()).filter(|at| !matches!(tokens[*at].token, Token::Whitespace(_))).collect();
+    // INSERT INTO t FROM s: the first FROM, with no SELECT or WITH before it.
+    let is_insert = words.first().and_then(|first| keyword(Some(&tokens[*first].token))) == Some(Keyword::INSERT);
+    let inserts = |at: usize| {
+        let before = words[..at].iter().filter_map(|word| keyword(Some(&tokens[*word].token)));
+        is_insert && !before.into_iter().any(|word| matches!(word, Keyword::SELECT | Keyword::WITH | Keyword::FROM))
+    };
     let begins_query = |at: usize| match at.checked_sub(1).map(|before| &tokens[words[before]].token) {
         None | Some(Token::LParen) => true,
         Some(before) => matches!(
@@ -36,7 +42,7 @@ pub(super) fn complete_from_first(tokens: &mut Vec<TokenWithSpan>) {
     };
     let starts: Vec<usize> = (0..words.len())
         .filter(|at| keyword(Some(&tokens[words[*at]].token)) == Some(Keyword::FROM))
-        .filter(|at| begins_query(*at) && !selects_later(tokens, &words[*at..]))
+        .filter(|at| (begins_query(*at) || inserts(*at)) && !selects_later(tokens, &words[*at..]))
         .map(|at| words[at])
         .collect();
     for at in starts.into_iter().rev() {

@@ -10,15 +10,14 @@ use datafusion::sql::parser::{CopyToSource, Statement as Body};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Fetch, Ident, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, SetExpr, Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind,
-    TableSampleUnit, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    TableSampleUnit, Value, VisitMut, VisitorMut, visit_expressions,
 };
 use datafusion::sql::sqlparser::parser::Parser;
-use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::chain;
 use super::inline::Inlined;
 use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT, INLINED_TABLES_LIMIT};
-use crate::error::{Error, Result, Span};
+use crate::error::{Error, Result};
 
 /// Rewrites what can be planned, refuses what would be ignored.
 pub(super) fn check(body: &mut Body) -> Result<()> {
@@ -31,18 +30,6 @@ pub(super) fn check(body: &mut Body) -> Result<()> {
         Body::Explain(explain) => check(explain.statement.as_mut()),
         Body::CreateExternalTable(_) | Body::Reset(_) => Ok(()),
     }
-}
-
-/// Turns a parser's words into ours where it stopped at something that we know.
-pub(super) fn explain(error: Error, parser: &mut Parser<'_>) -> Error {
-    let Token::Word(word) = parser.peek_token().token else { return error };
-    if word.value.eq_ignore_ascii_case("positional") {
-        let span = parser.peek_token().span;
-        return Error::sql("POSITIONAL JOIN is not supported")
-            .at(span)
-            .hint("number the rows of both sides with row_number() OVER () and join on the number");
-    }
-    error
 }
 
 fn walk(node: &mut impl VisitMut) -> Result<()> {
@@ -104,9 +91,6 @@ impl VisitorMut for Pass {
             check_replaced(select, at);
         }
         for item in &select.projection {
-            if let SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) = item {
-                wildcard(options)?;
-            }
             if let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::Expr(_), _) = item {
                 return stop(Some("an expression before .*"));
             }
@@ -181,18 +165,6 @@ fn stop(what: Option<&str>) -> ControlFlow<Error> {
     }
 }
 
-fn wildcard(options: &WildcardAdditionalOptions) -> ControlFlow<Error> {
-    let error = if options.opt_ilike.is_some() {
-        Error::sql("SELECT * ILIKE is not supported")
-            .hint("name the columns, or leave some out: SELECT * EXCLUDE (a, b)")
-    } else if options.opt_rename.is_some() {
-        Error::sql("SELECT * RENAME is not supported").hint("SELECT * EXCLUDE (a), a AS b")
-    } else {
-        return ControlFlow::Continue(());
-    };
-    ControlFlow::Break(error.at(Span::from(options.wildcard_token.0.span)))
-}
-
 /// `* REPLACE (… AS a)` wants a column `a`, which DataFusion does not check: `a IS NULL OR TRUE` names it, and is gone
 /// once the query is planned.
 fn check_replaced(select: &mut Select, at: usize) {
@@ -234,12 +206,13 @@ fn limit(query: &mut Query, fetch: Fetch) -> ControlFlow<Error> {
 }
 
 /// ORDER BY ALL is ORDER BY 1, 2, …: DataFusion takes it for plain columns only.
-fn order_by_all(query: &mut Query) {
+pub(super) fn order_by_all(query: &mut Query) {
     let SetExpr::Select(select) = query.body.as_ref() else { return };
     let named = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. });
     let Some(order) = &mut query.order_by else { return };
     if let OrderByKind::All(options) = &order.kind
         && select.projection.iter().all(named)
+        && !select.projection.iter().any(is_several)
     {
         let options = *options;
         let position = |at: usize| OrderByExpr {
@@ -249,6 +222,17 @@ fn order_by_all(query: &mut Query) {
         };
         order.kind = OrderByKind::Expressions((1..=select.projection.len()).map(position).collect());
     }
+}
+
+/// True for what the planner makes several columns of, or another query: its position is not known yet.
+fn is_several(item: &SelectItem) -> bool {
+    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { return true };
+    visit_expressions(expr, |expr| match expr {
+        Expr::Function(call) if call.name.to_string().to_lowercase().contains("columns") => ControlFlow::Break(()),
+        Expr::Identifier(name) if name.value.starts_with("fuse.") => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    })
+    .is_break()
 }
 
 /// `t TABLESAMPLE BERNOULLI (10)` becomes `(SELECT * FROM t WHERE random() * 100 < 10) AS t`.

@@ -1,19 +1,29 @@
 //! Statements → plans.
 //!
-//! Enters: a parsed statement. Leaves: what it means to write, and the statement as DataFusion plans it.
-//! Always holds: nothing is written or run here.
+//! Enters: a parsed statement. Leaves: what it means to write, and its logical plan.
+//! Always holds: nothing is written here; what has to be run to make a plan (the values that PIVOT turns
+//! into columns) is run by whoever asks for the plan.
 
 mod checked;
 mod differentiate;
 mod incremental;
+mod joins;
 mod logical;
 mod nan;
+mod operators;
 mod physical;
 pub mod placeholder;
+mod repair;
+mod rewrite;
+mod statement;
 
 pub use checked::{logical_rules, physical_rules};
 pub use differentiate::{differentiate, is_continuous};
 pub use incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step, Strategy};
+pub use joins::FriendlyJoins;
 pub use logical::{Target, prepare};
 pub use nan::KeepNan;
+pub use operators::TypedOperators;
 pub use physical::SpillLargeTops;
+pub use rewrite::{Definition, Macros, definition};
+pub use statement::{Run, plan, query_of_value, value_of};

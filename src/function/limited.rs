@@ -7,8 +7,6 @@
 //! DataFusion counts the memory of its operators, not of its functions: `repeat('x', 2000000000)` would end
 //! the process under any memory limit.
 
-mod sum;
-
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, LargeStringArray};
@@ -25,7 +23,7 @@ use datafusion::logical_expr::{
 
 use regex::Regex;
 
-use self::sum::CheckedSum;
+use super::sum::CheckedSum;
 use crate::config::{parse_bytes, settings};
 use crate::error::{Error, Result};
 
@@ -69,7 +67,7 @@ const ELEMENT_BYTES: i64 = 8;
 const BOUND_IN_DOUBT: usize = 1 << 27;
 
 /// Puts the limited functions in the place of DataFusion's.
-pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+pub(super) fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for (name, growth) in LIMITED {
         if let Ok(inner) = registry.udf(name) {
             registry.register_udf(Arc::new(ScalarUDF::new_from_impl(Limited { inner, growth })))?;

@@ -1,0 +1,49 @@
+//! Functions beside DataFusion's.
+//!
+//! Enters: the session's registry. Leaves: it, with other names for what is there, functions that are not,
+//! and limits on those that make much of a number. Always holds: the size of a result is known before memory
+//! is taken for it.
+
+mod counts;
+mod length;
+mod limited;
+mod macros;
+mod names;
+mod percentile;
+mod sum;
+mod text;
+mod time;
+
+use arrow::array::ArrayRef;
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::ColumnarValue;
+
+use crate::error::Result;
+
+pub use macros::MACROS;
+pub use names::NAMES;
+
+/// Registers all of them.
+pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    text::register(registry)?;
+    time::register(registry)?;
+    counts::register(registry)?;
+    percentile::register(registry)?;
+    length::register(registry)?;
+    limited::register(registry)
+}
+
+/// The arguments as columns, and whether they are single values.
+fn arrays(args: &[ColumnarValue]) -> DfResult<(Vec<ArrayRef>, bool)> {
+    let single = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+    Ok((ColumnarValue::values_to_arrays(args)?, single))
+}
+
+/// A column, or its only value.
+fn columnar(array: ArrayRef, single: bool) -> DfResult<ColumnarValue> {
+    Ok(match single {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?),
+        false => ColumnarValue::Array(array),
+    })
+}
