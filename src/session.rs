@@ -6,7 +6,9 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
+mod chart;
 mod pipeline;
+mod progress;
 mod rows;
 mod settings;
 
@@ -44,8 +46,10 @@ use crate::source::Stores;
 use crate::{function, planner, sink, source};
 
 use self::pipeline::Continuous;
+use self::progress::Current;
 
 pub use self::pipeline::Console;
+pub use self::progress::{Operator, Progress, Watch, size};
 pub use self::rows::Rows;
 use self::rows::with_sorted_joins;
 use self::settings::{explain_setting, list_settings, memory_limit, memory_pool, spill_folder, threads, validate};
@@ -60,9 +64,13 @@ pub struct Session {
     continuous: Mutex<Vec<Continuous>>,
     /// How pipelines write to created tables.
     sinks: Mutex<HashMap<String, SinkOptions>>,
+    current: Current,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
     _spill: TempDir,
 }
+
+/// What a plan that writes gave, and what EXPLAIN ANALYZE saw of it.
+type Staged = (Vec<RecordBatch>, Option<Vec<Operator>>);
 
 /// What a statement gave.
 pub enum Outcome {
@@ -118,12 +126,18 @@ impl Session {
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
         let (continuous, sinks) = (Mutex::default(), Mutex::default());
-        Ok(Self { context, paths, stores, writes, continuous, sinks, _spill: spill })
+        let current = Current::default();
+        Ok(Self { context, paths, stores, writes, continuous, sinks, current, _spill: spill })
     }
 
     /// The current settings.
     pub fn settings(&self) -> Settings {
         config::settings(self.context.state().config().options())
+    }
+
+    /// Looks at what runs here, from any thread.
+    pub fn watch(&self) -> Watch {
+        Watch { context: self.context.clone(), current: self.current.clone(), writes: self.writes.clone() }
     }
 
     /// DataFusion's context beneath.
@@ -167,6 +181,9 @@ impl Session {
         if let Some(query) = list_settings(&body) {
             body = query?;
         }
+        if let Some(chart) = planner::chart_copy(&body)? {
+            return self.copy_chart(chart).await;
+        }
         let incremental = statement.incremental;
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
@@ -200,6 +217,9 @@ impl Session {
         let mut body = statement.body;
         if let Some(query) = list_settings(&body) {
             body = query?;
+        }
+        if let Some(chart) = planner::chart_copy(&body)? {
+            body = chart.query;
         }
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
@@ -266,14 +286,14 @@ impl Session {
             return Ok(Outcome::Done);
         }
         let (state, plan) = self.resolve(plan).await?;
-        Ok(Outcome::Rows(Rows::start(state, plan).await?))
+        Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
     }
 
     /// CREATE TABLE … AS: the query runs like any other, and the table is made of its rows.
     async fn create_table(&self, mut table: CreateMemoryTable) -> Result<Outcome> {
         if !matches!(table.input.as_ref(), LogicalPlan::EmptyRelation(_)) {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
-            let rows = Rows::start(state, input).await?;
+            let rows = Rows::start(state, input, &self.current).await?;
             let (schema, batches) = (rows.schema(), rows.collect().await?);
             let rows = MemTable::try_new(schema, vec![batches])?;
             table.input = LogicalPlanBuilder::scan("rows", provider_as_source(Arc::new(rows)), None)?.build()?.into();
@@ -286,7 +306,7 @@ impl Session {
     async fn run_write(&self, plan: LogicalPlan, target: String, folder: Option<&Path>) -> Result<Outcome> {
         let explained = matches!(plan, LogicalPlan::Analyze(_));
         let (state, plan) = self.resolve(plan).await?;
-        let batches = match self.stage(&state, &plan, folder).await {
+        let (batches, analyzed) = match self.stage(&state, &plan, folder).await {
             Err(error) if error.join_exceeds_memory => {
                 self.abort().await;
                 self.stage(&with_sorted_joins(&state), &plan, folder).await?
@@ -297,8 +317,8 @@ impl Session {
         if explained {
             let schema = Arc::clone(plan.schema().inner());
             let table = self.context.read_batches(batches)?.into_parts();
-            let rows = Rows::start_once(&table.0, &table.1).await?;
-            return Ok(Outcome::Rows(rows.with_schema(schema)));
+            let rows = Rows::start_once(&table.0, &table.1, &self.current).await?;
+            return Ok(Outcome::Rows(rows.with_schema(schema).with_analyzed(analyzed)));
         }
         let count = |batch: &RecordBatch| -> u64 {
             let column = batch.column(0).as_any().downcast_ref::<UInt64Array>();
@@ -308,11 +328,12 @@ impl Session {
     }
 
     /// Runs a plan that writes; what it writes is staged.
-    async fn stage(&self, state: &SessionState, plan: &LogicalPlan, folder: Option<&Path>) -> Result<Vec<RecordBatch>> {
+    async fn stage(&self, state: &SessionState, plan: &LogicalPlan, folder: Option<&Path>) -> Result<Staged> {
         if let Some(folder) = folder {
             self.writes.begin_folder(folder)?;
         }
-        Rows::start_once(state, plan).await?.collect().await
+        let mut rows = Rows::start_once(state, plan, &self.current).await?;
+        Ok((rows.drain().await?, rows.analyzed()))
     }
 
     /// Plans for the machine, and forgets it: `fuse check` wants the errors.

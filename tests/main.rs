@@ -7,11 +7,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad_input;
+mod charts;
 mod command_line;
 mod durability;
 mod equivalence;
 mod memory;
 mod object_store;
+mod repl;
 mod round_trip;
 mod slt;
 mod support;

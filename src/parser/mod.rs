@@ -8,6 +8,7 @@
 mod chain;
 mod dialect;
 mod friendly;
+mod lex;
 mod refuse;
 mod stream;
 
@@ -19,6 +20,7 @@ use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 pub use dialect::FuseDialect;
+pub use lex::{Lexeme, LexemeKind, is_complete, lex};
 
 use crate::config::NESTING_LIMIT;
 use crate::error::{Error, Result, Span};
@@ -43,6 +45,13 @@ pub struct Statement {
     pub incremental: bool,
 }
 
+impl Statement {
+    /// True for EXPLAIN: its rows are the text of a plan.
+    pub fn is_explain(&self) -> bool {
+        matches!(self.body, Body::Explain(_))
+    }
+}
+
 /// Values for `$name`, from `-D name=value` and `SET fuse.define.name = value`.
 pub type Defines = HashMap<String, String>;
 
@@ -53,6 +62,13 @@ pub struct Reading {
     pub defines: Defines,
     /// `datafusion.sql_parser.dialect`; nothing or `generic`: the dialect of fuse.
     pub dialect: Option<String>,
+}
+
+impl Reading {
+    /// Takes over what a statement that ran says about the reading of later ones.
+    pub fn note(&mut self, statement: &Statement) {
+        note_setting(&statement.body, self);
+    }
 }
 
 /// Parses the whole script, so that a mistake in its last statement shows before the first one runs.
