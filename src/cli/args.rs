@@ -75,7 +75,7 @@ pub(super) struct CheckArgs {
 }
 
 /// How SQL over growing tables runs.
-#[derive(Debug, Clone, Flags)]
+#[derive(Debug, Flags)]
 pub(super) struct PipelineArgs {
     /// Take what is there now, commit, and exit
     #[arg(long)]
@@ -94,6 +94,14 @@ pub(super) struct PipelineArgs {
     pub(super) fresh: bool,
 }
 
+/// As without flags.
+impl Default for PipelineArgs {
+    fn default() -> Self {
+        let trigger = Duration::from_secs(1);
+        Self { once: false, until_idle: None, trigger, state: None, fresh: false }
+    }
+}
+
 fn duration(text: &str) -> std::result::Result<Duration, String> {
     let micros = parse_micros(text).and_then(|micros| u64::try_from(micros).ok());
     micros.map(Duration::from_micros).ok_or_else(|| "a time is written as 500ms, 10s, 5m or 1h".to_owned())
@@ -108,6 +116,9 @@ pub(super) struct QueryArgs {
     /// How to run it.
     #[command(flatten)]
     pub(super) flags: RunFlags,
+    /// How to run it over growing tables.
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
 }
 
 /// What becomes a setting.
@@ -128,9 +139,6 @@ pub(super) struct RunFlags {
     /// Folder for what does not fit in memory
     #[arg(long, value_name = "DIR")]
     pub(super) temp_dir: Option<String>,
-    /// How to run over growing tables.
-    #[command(flatten)]
-    pub(super) pipeline: PipelineArgs,
     /// Print how long each statement took
     #[arg(long)]
     pub(super) timing: bool,
@@ -175,7 +183,7 @@ impl ReplArgs {
     /// Without a terminal to talk to: as `fuse query -`.
     pub(super) fn piped(self) -> QueryArgs {
         let input = Input { files: vec!["-".to_owned()], command: Vec::new(), define: self.define };
-        QueryArgs { input, flags: self.flags }
+        QueryArgs { input, flags: self.flags, pipeline: PipelineArgs::default() }
     }
 }
 

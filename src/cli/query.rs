@@ -38,7 +38,7 @@ pub(super) async fn query(args: &QueryArgs, mut interrupt: Interrupt) -> Result<
         }
     }
     output.commit().await?;
-    pipeline::run(&session, &args.flags.pipeline, args.input.name(), interrupt).await
+    pipeline::run(&session, &args.pipeline, args.input.name(), interrupt).await
 }
 
 /// Plans the statements of all files.
