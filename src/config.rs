@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 extensions_options! {
     /// The settings of fuse by their names, see [`Settings`].
     pub struct Fields {
-        /// How results are printed: table, csv, tsv, json, ndjson, markdown, parquet or arrow. Empty: by the ending of fuse.output, else table.
+        /// How results are printed: table, expanded, csv, tsv, json, ndjson, markdown, parquet, arrow or svg. Empty: by the ending of fuse.output, else table.
         pub format: String, default = String::new()
         /// The file that results are written to, in one atomic step. Empty: standard output.
         pub output: String, default = String::new()
@@ -89,6 +89,10 @@ impl ExtensionOptions for Settings {
 
 /// Rows and bytes that the printers hold back to find column widths.
 pub const TABLE_WINDOW_ROWS: usize = 4096;
+/// Bytes of the last result that the interactive session keeps for `.last` and `.plot`.
+pub const KEPT_RESULT_BYTES: usize = 64 << 20;
+/// Rows that a chart draws.
+pub const CHART_ROWS: usize = 50_000;
 /// Rows of a Parquet row group: large enough to compress well, small enough that two cores share a file.
 pub const ROW_GROUP_ROWS: usize = 256 * 1024;
 /// What the footers of Parquet files name as their writer.

@@ -42,6 +42,8 @@ struct State {
     remote: Vec<store::Pending>,
     /// The first write that failed. DataFusion's writers may hide it.
     failure: Option<Error>,
+    /// Files that a commit has shown, and how many it is to show.
+    committing: Option<(usize, usize)>,
 }
 
 impl fmt::Debug for Writes {
@@ -95,6 +97,11 @@ impl Writes {
         self.state().failure.clone()
     }
 
+    /// While a commit runs: the files that it has shown, and how many it is to show.
+    pub fn committing(&self) -> Option<(usize, usize)> {
+        self.state().committing
+    }
+
     fn fail(&self, error: Error) {
         self.state().failure.get_or_insert(error);
     }
@@ -106,13 +113,28 @@ impl Writes {
     /// Shows everything that was staged. On an error, what was not yet shown is removed.
     pub async fn commit(&self) -> Result<()> {
         let state = std::mem::take(&mut *self.state());
+        let all = usize::from(state.folder.is_some()) + state.files.len() + state.remote.len();
+        self.state().committing = Some((0, all));
+        let shown = self.show(state).await;
+        self.state().committing = None;
+        shown
+    }
+
+    async fn show(&self, state: State) -> Result<()> {
+        let count = || {
+            if let Some((done, _)) = &mut self.state().committing {
+                *done += 1;
+            }
+        };
         if let Some((folder, stage)) = state.folder {
             stage.become_folder(&folder).map_err(|e| Error::io(folder.display(), &e))?;
+            count();
         }
-        local::publish(&state.files)?;
+        local::publish(&state.files, count)?;
         drop(state.stages);
         for pending in state.remote {
             pending.finish().await?;
+            count();
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! 4. what a COPY or INSERT writes is staged by [`durable`] and shown as a whole at its commit.
 
 pub mod change;
+pub mod chart;
 pub mod clock;
 pub mod config;
 pub mod durable;

@@ -6,8 +6,10 @@
 //! The life of a statement: [`crate::parser`] → [`planner::prepare`] → DataFusion's logical plan →
 //! [`Session::run_plan`] → physical plan → a stream of batches, or [`Writes::commit`].
 
+mod chart;
 mod keys;
 mod pipeline;
+mod progress;
 mod rows;
 mod settings;
 
@@ -47,8 +49,10 @@ use crate::source::Stores;
 use crate::{function, planner, sink, source};
 
 use self::pipeline::Continuous;
+use self::progress::Current;
 
 pub use self::pipeline::Console;
+pub use self::progress::{Operator, Progress, Watch, size};
 pub use self::rows::Rows;
 use self::rows::with_sorted_joins;
 use self::settings::{explain_setting, list_settings, memory_limit, memory_pool, spill_folder, threads, validate};
@@ -64,9 +68,13 @@ pub struct Session {
     /// How pipelines write to created tables.
     sinks: Mutex<HashMap<String, SinkOptions>>,
     macros: Macros,
+    current: Current,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
     _spill: TempDir,
 }
+
+/// What a plan that writes gave, and what EXPLAIN ANALYZE saw of it.
+type Staged = (Vec<RecordBatch>, Option<Vec<Operator>>);
 
 /// What a statement gave.
 pub enum Outcome {
@@ -127,13 +135,18 @@ impl Session {
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
         let (continuous, sinks) = (Mutex::default(), Mutex::default());
-        let macros = Macros::default();
-        Ok(Self { context, paths, stores, writes, continuous, sinks, macros, _spill: spill })
+        let (macros, current) = (Macros::default(), Current::default());
+        Ok(Self { context, paths, stores, writes, continuous, sinks, macros, current, _spill: spill })
     }
 
     /// The current settings.
     pub fn settings(&self) -> Settings {
         config::settings(self.context.state().config().options())
+    }
+
+    /// Looks at what runs here, from any thread.
+    pub fn watch(&self) -> Watch {
+        Watch { context: self.context.clone(), current: self.current.clone(), writes: self.writes.clone() }
     }
 
     /// DataFusion's context beneath.
@@ -181,6 +194,9 @@ impl Session {
             self.define(definition, true).await?;
             return Ok(Outcome::Done);
         }
+        if let Some(chart) = planner::chart_copy(&body)? {
+            return self.copy_chart(chart).await;
+        }
         let incremental = statement.incremental;
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
@@ -218,6 +234,9 @@ impl Session {
         }
         if let Some(definition) = planner::definition(&body) {
             return self.define(definition, false).await;
+        }
+        if let Some(chart) = planner::chart_copy(&body)? {
+            body = chart.query;
         }
         pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
@@ -270,7 +289,7 @@ impl Session {
                     return Err(Error::sql("the columns of a PIVOT over a stream have to be known beforehand")
                         .hint("name the values: PIVOT … ON column IN ('a', 'b')"));
                 }
-                Rows::start(state, plan).await?.collect().await
+                Rows::start(state, plan, &Current::default()).await?.collect().await
             })
         };
         let plan = planner::plan(&state, &self.macros, body, &asked).await;
@@ -288,7 +307,7 @@ impl Session {
         let value = if run {
             let plan = self.plan(planner::query_of_value(value), true).await?;
             let (state, plan) = self.resolve(plan).await?;
-            planner::value_of(&Rows::start(state, plan).await?.collect().await?)?
+            planner::value_of(&Rows::start(state, plan, &Current::default()).await?.collect().await?)?
         } else {
             value
         };
@@ -311,14 +330,14 @@ impl Session {
             return Ok(Outcome::Done);
         }
         let (state, plan) = self.resolve(plan).await?;
-        Ok(Outcome::Rows(Rows::start(state, plan).await?))
+        Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
     }
 
     /// CREATE TABLE … AS: the query runs like any other, and the table is made of its rows.
     async fn create_table(&self, mut table: CreateMemoryTable) -> Result<Outcome> {
         if !matches!(table.input.as_ref(), LogicalPlan::EmptyRelation(_)) {
             let (state, input) = self.resolve(LogicalPlan::clone(&table.input)).await?;
-            let rows = Rows::start(state, input).await?;
+            let rows = Rows::start(state, input, &self.current).await?;
             let (schema, batches) = (rows.schema(), rows.collect().await?);
             let rows: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![batches])?);
             keys::check(&self.context.state(), table.name.table(), None, &rows, &table.constraints).await?;
@@ -332,7 +351,7 @@ impl Session {
     async fn run_write(&self, plan: LogicalPlan, target: String, folder: Option<&Path>) -> Result<Outcome> {
         let explained = matches!(plan, LogicalPlan::Analyze(_));
         let (state, plan) = self.resolve(plan).await?;
-        let batches = match self.stage(&state, &plan, folder).await {
+        let (batches, analyzed) = match self.stage(&state, &plan, folder).await {
             Err(error) if error.join_exceeds_memory => {
                 self.abort().await;
                 self.stage(&with_sorted_joins(&state), &plan, folder).await?
@@ -343,8 +362,8 @@ impl Session {
         if explained {
             let schema = Arc::clone(plan.schema().inner());
             let table = self.context.read_batches(batches)?.into_parts();
-            let rows = Rows::start_once(&table.0, &table.1).await?;
-            return Ok(Outcome::Rows(rows.with_schema(schema)));
+            let rows = Rows::start_once(&table.0, &table.1, &self.current).await?;
+            return Ok(Outcome::Rows(rows.with_schema(schema).with_analyzed(analyzed)));
         }
         let count = |batch: &RecordBatch| -> u64 {
             let column = batch.column(0).as_any().downcast_ref::<UInt64Array>();
@@ -354,11 +373,12 @@ impl Session {
     }
 
     /// Runs a plan that writes; what it writes is staged.
-    async fn stage(&self, state: &SessionState, plan: &LogicalPlan, folder: Option<&Path>) -> Result<Vec<RecordBatch>> {
+    async fn stage(&self, state: &SessionState, plan: &LogicalPlan, folder: Option<&Path>) -> Result<Staged> {
         if let Some(folder) = folder {
             self.writes.begin_folder(folder)?;
         }
-        Rows::start_once(state, plan).await?.collect().await
+        let mut rows = Rows::start_once(state, plan, &self.current).await?;
+        Ok((rows.drain().await?, rows.analyzed()))
     }
 
     /// Plans for the machine, and forgets it: `fuse check` wants the errors.

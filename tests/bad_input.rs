@@ -547,7 +547,7 @@ fn a_pipe_takes_results_and_stays_a_pipe_and_is_no_table() {
 fn bad_arguments_are_refused_before_anything_runs() {
     let place = Place::new();
     place.write("a.sql", "SELECT 1");
-    let cases = "=> usage
+    let cases = "--formt csv => '--format'
         qurey => 'query'
         query --formt csv -c COPY => '--format'
         query --format cvs -c COPY => 'cvs' & csv

@@ -170,7 +170,9 @@ fn printing_takes_no_more_memory_for_more_rows() {
 #[test]
 fn no_escape_codes_outside_a_terminal() {
     let place = Place::new();
-    for sql in ["SELECT 1 AS a", "DESCRIBE SELECT 1 AS a", "EXPLAIN SELECT 1", "SELECT nope"] {
+    for sql in
+        ["SELECT 1 AS a", "DESCRIBE SELECT 1 AS a", "EXPLAIN SELECT 1", "EXPLAIN ANALYZE SELECT 1", "SELECT nope"]
+    {
         let ran = place.run(&["query", "-c", sql]);
         assert!(!ran.stdout.contains('\u{1b}') && !ran.stderr.contains('\u{1b}'), "{sql}");
     }

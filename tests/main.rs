@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad_input;
+mod charts;
 mod clauses;
 mod command_line;
 mod durability;
@@ -17,6 +18,7 @@ mod memory;
 mod nan;
 mod object_store;
 mod overflow;
+mod repl;
 mod round_trip;
 mod slt;
 mod support;

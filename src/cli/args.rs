@@ -13,12 +13,17 @@ use crate::format::{Format, Packing};
 use crate::parser::Defines;
 
 /// One SQL engine for data at rest and data in motion.
+///
+/// Without a command, fuse opens an interactive session on a terminal, and runs the SQL of standard input otherwise.
 #[derive(Debug, Parser)]
-#[command(name = "fuse", version, arg_required_else_help = true)]
+#[command(name = "fuse", version, args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
     /// What to do.
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: Option<Command>,
+    /// Without one.
+    #[command(flatten)]
+    pub(super) repl: ReplArgs,
 }
 
 /// What to do.
@@ -28,6 +33,20 @@ pub(super) enum Command {
     Query(QueryArgs),
     /// Parse and plan SQL files, and run nothing
     Check(CheckArgs),
+}
+
+/// `fuse` alone.
+#[derive(Debug, Flags)]
+pub(super) struct ReplArgs {
+    /// Run this file first, in place of rc.sql in the folder fuse of the user's configuration (~/.config)
+    #[arg(long, value_name = "FILE")]
+    pub(super) init: Option<String>,
+    /// Put a value in place of $NAME in the SQL
+    #[arg(short = 'D', long = "define", value_name = "NAME=VALUE")]
+    pub(super) define: Vec<String>,
+    /// How to run.
+    #[command(flatten)]
+    pub(super) flags: RunFlags,
 }
 
 /// Where the SQL comes from.
@@ -75,6 +94,14 @@ pub(super) struct PipelineArgs {
     pub(super) fresh: bool,
 }
 
+/// As without flags.
+impl Default for PipelineArgs {
+    fn default() -> Self {
+        let trigger = Duration::from_secs(1);
+        Self { once: false, until_idle: None, trigger, state: None, fresh: false }
+    }
+}
+
 fn duration(text: &str) -> std::result::Result<Duration, String> {
     let micros = parse_micros(text).and_then(|micros| u64::try_from(micros).ok());
     micros.map(Duration::from_micros).ok_or_else(|| "a time is written as 500ms, 10s, 5m or 1h".to_owned())
@@ -86,7 +113,18 @@ pub(super) struct QueryArgs {
     /// The SQL.
     #[command(flatten)]
     pub(super) input: Input,
-    /// How results are printed: table, csv, tsv, json, ndjson, markdown, parquet or arrow [default: by the ending of -o, else table]
+    /// How to run it.
+    #[command(flatten)]
+    pub(super) flags: RunFlags,
+    /// How to run it over growing tables.
+    #[command(flatten)]
+    pub(super) pipeline: PipelineArgs,
+}
+
+/// What becomes a setting.
+#[derive(Debug, Clone, Flags)]
+pub(super) struct RunFlags {
+    /// How results are printed: table, expanded, csv, tsv, json, ndjson, markdown, parquet, arrow or svg [default: by the ending of -o, else table]
     #[arg(short, long)]
     pub(super) format: Option<String>,
     /// Write results to this file, in one atomic step
@@ -101,9 +139,6 @@ pub(super) struct QueryArgs {
     /// Folder for what does not fit in memory
     #[arg(long, value_name = "DIR")]
     pub(super) temp_dir: Option<String>,
-    /// How to run over growing tables.
-    #[command(flatten)]
-    pub(super) pipeline: PipelineArgs,
     /// Print how long each statement took
     #[arg(long)]
     pub(super) timing: bool,
@@ -112,7 +147,7 @@ pub(super) struct QueryArgs {
     pub(super) quiet: bool,
 }
 
-impl QueryArgs {
+impl RunFlags {
     /// The settings that these flags make.
     pub(super) fn settings(&self) -> Result<Settings> {
         let mut settings = Settings::default();
@@ -144,6 +179,14 @@ impl QueryArgs {
     }
 }
 
+impl ReplArgs {
+    /// Without a terminal to talk to: as `fuse query -`.
+    pub(super) fn piped(self) -> QueryArgs {
+        let input = Input { files: vec!["-".to_owned()], command: Vec::new(), define: self.define };
+        QueryArgs { input, flags: self.flags, pipeline: PipelineArgs::default() }
+    }
+}
+
 impl Input {
     /// What the first text is called.
     pub(super) fn name(&self) -> &str {
@@ -152,10 +195,15 @@ impl Input {
 
     /// The values of `-D`.
     pub(super) fn defines(&self) -> Result<Defines> {
-        let pair = |text: &String| match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-            _ => Err(Error::usage(format!("-D {text} is not NAME=VALUE"))),
-        };
-        self.define.iter().map(pair).collect()
+        defines(&self.define)
     }
+}
+
+/// The values of `-D`.
+pub(super) fn defines(define: &[String]) -> Result<Defines> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Error::usage(format!("-D {text} is not NAME=VALUE"))),
+    };
+    define.iter().map(pair).collect()
 }

@@ -85,6 +85,6 @@ impl Sink for ConsoleSink {
         let out = Box::new(std::io::stdout());
         let mut encoder = format::encoder(self.format, &rows.schema(), out, Shape::default(), true)?;
         encoder.write(&rows)?;
-        encoder.finish()
+        encoder.finish().map(drop)
     }
 }

@@ -5,14 +5,18 @@
 
 mod args;
 mod console;
+mod explain;
+mod interrupt;
 mod output;
 mod pipeline;
+mod progress;
 mod query;
+mod repl;
 mod report;
+mod turn;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -21,9 +25,8 @@ use crate::config::{PLANNER_STACK_BYTES, WORKER_STACK_BYTES};
 use crate::error::{Error, Kind, Result};
 
 use args::{Args, Command};
+use interrupt::{Interrupt, Patience};
 
-/// How long a stopped statement may take to clean up after Ctrl-C.
-const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
 /// How long the worker threads may take to notice that their query has gone.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(100);
 
@@ -70,8 +73,9 @@ fn log_to_stderr() {
 
 fn start(args: Args) -> ExitCode {
     let threads = match &args.command {
-        Command::Query(query) => query.threads.map(usize::from),
-        Command::Check(_) => None,
+        Some(Command::Query(query)) => query.flags.threads.map(usize::from),
+        Some(Command::Check(_)) => None,
+        None => args.repl.flags.threads.map(usize::from),
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.enable_all().thread_stack_size(WORKER_STACK_BYTES);
@@ -98,59 +102,12 @@ fn start(args: Args) -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<()> {
-    let interrupt = Interrupt::listen();
+    // The line editor draws on standard error.
+    let talks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match args.command {
-        Command::Query(args) => query::query(&args, interrupt).await,
-        Command::Check(args) => query::check(&args).await,
-    }
-}
-
-/// Ctrl-C, seen by a thread of its own: a query may keep all others busy, and the one that prints may be
-/// blocked by a reader that does not read.
-struct Interrupt {
-    presses: tokio::sync::watch::Receiver<u32>,
-    patient: Arc<AtomicBool>,
-}
-
-impl Interrupt {
-    /// Listens from now on. Should the program be unable to stop in time, the process ends all the same.
-    fn listen() -> Self {
-        let (sender, presses) = tokio::sync::watch::channel(0);
-        let patient = Arc::new(AtomicBool::new(false));
-        let waits = Arc::clone(&patient);
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            while runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-                sender.send_modify(|presses| *presses += 1);
-                if !waits.load(Ordering::Relaxed) || *sender.borrow() > 1 {
-                    std::thread::sleep(INTERRUPT_GRACE);
-                    std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-                }
-            }
-        });
-        Self { presses, patient }
-    }
-
-    /// Returns once Ctrl-C has been pressed.
-    async fn pressed(&mut self) {
-        self.pressed_times(1).await;
-    }
-
-    /// Returns once Ctrl-C has been pressed twice.
-    async fn pressed_again(&mut self) {
-        self.pressed_times(2).await;
-    }
-
-    async fn pressed_times(&mut self, times: u32) {
-        if self.presses.wait_for(|presses| *presses >= times).await.is_err() {
-            // Nobody listens.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// From now on the first Ctrl-C may take its time; the second ends the process.
-    fn be_patient(&self) {
-        self.patient.store(true, Ordering::Relaxed);
+        Some(Command::Query(args)) => query::query(&args, Interrupt::listen(Patience::Short)).await,
+        Some(Command::Check(args)) => query::check(&args).await,
+        None if talks => repl::repl(&args.repl, Interrupt::listen(Patience::Endless)).await,
+        None => query::query(&args.repl.piped(), Interrupt::listen(Patience::Short)).await,
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::Interrupt;
 use super::args::PipelineArgs;
 use super::console::ConsoleSink;
+use super::interrupt::{Interrupt, Patience};
 use super::report::count;
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
@@ -30,7 +30,7 @@ pub(super) async fn run(session: &Session, args: &PipelineArgs, name: &str, mut 
     let console = |columns, append_only, order| ConsoleSink::boxed(columns, append_only, order, &settings);
     let Some(pipeline) = session.pipeline(&console)? else { return args.expect_none() };
     let options = options(session, args, name)?;
-    interrupt.be_patient();
+    interrupt.be(Patience::Long);
     let (stop, stopped) = watch::channel(false);
     let progress = ProgressCell::default();
     let painter = Painter::new(&settings, &options, progress.clone());

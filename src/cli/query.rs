@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::args::{CheckArgs, Input, QueryArgs};
 use super::output::Output;
+use super::turn::Turn;
 use super::{Interrupt, pipeline, report};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
@@ -17,17 +18,19 @@ use crate::session::{Outcome, Session};
 /// Runs the statements of all files.
 pub(super) async fn query(args: &QueryArgs, mut interrupt: Interrupt) -> Result<()> {
     let reading = Reading { defines: args.input.defines()?, dialect: None };
-    let session = Session::new(args.settings()?)?;
+    let session = Session::new(args.flags.settings()?)?;
     let mut output = Output::default();
     for script in scripts(&args.input)? {
         let statements = parse(&script, &reading)?;
         for statement in statements {
-            let run = run(&session, &mut output, statement.clone());
+            let turn = Turn::new();
+            let run = run(&session, &mut output, &statement, &turn);
             let result = tokio::select! {
                 biased;
                 () = interrupt.pressed() => Err(Error::new(Kind::Interrupted, "interrupted")),
                 result = run => result,
             };
+            turn.end();
             if let Err(error) = result {
                 session.abort().await;
                 return fail(error, &script, Some(&statement));
@@ -83,7 +86,7 @@ fn scripts(input: &Input) -> Result<Vec<Script>> {
     input.files.iter().map(|name| read_script(name)).collect()
 }
 
-fn read_script(name: &str) -> Result<Script> {
+pub(super) fn read_script(name: &str) -> Result<Script> {
     let mut bytes = Vec::new();
     let name = if name == "-" {
         std::io::stdin().read_to_end(&mut bytes)?;
@@ -99,25 +102,35 @@ fn read_script(name: &str) -> Result<Script> {
     Ok(Script { name: name.to_owned(), text: text.trim_start_matches('\u{feff}').to_owned() })
 }
 
-async fn run(session: &Session, output: &mut Output, statement: Statement) -> Result<()> {
+async fn run(session: &Session, output: &mut Output, statement: &Statement, turn: &Turn) -> Result<()> {
     let start = Instant::now();
     let line = statement.span.start.0;
-    let outcome = session.execute(statement).await?;
+    if !session.settings().quiet {
+        turn.show_progress(session.watch());
+    }
+    let outcome = session.execute(statement.clone()).await?;
     let settings = session.settings();
+    let tell = |text: Option<String>| {
+        if let Some(text) = text.filter(|_| !settings.quiet) {
+            turn.say(&text);
+        }
+    };
     let summary = match outcome {
         Outcome::Done | Outcome::Continuous => String::new(),
         Outcome::Written { rows, target } => {
-            if !settings.quiet {
-                eprintln!("{} written to {target}", report::count(rows, "row"));
-            }
+            tell(Some(format!("{} written to {target}", report::count(rows, "row"))));
             report::count(rows, "row")
         }
-        Outcome::Rows(rows) => report::count(output.print(rows, &settings).await?, "row"),
+        Outcome::Rows(rows) => {
+            let printed = output.print(rows, statement, &settings, turn, |_| ()).await?;
+            tell(printed.summary(false));
+            report::count(printed.rows, "row")
+        }
     };
     if settings.timing {
         let seconds = start.elapsed().as_secs_f64();
         let comma = if summary.is_empty() { "" } else { ", " };
-        eprintln!("line {line}: {seconds:.3} s{comma}{summary}");
+        turn.say(&format!("line {line}: {seconds:.3} s{comma}{summary}"));
     }
     Ok(())
 }

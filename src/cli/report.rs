@@ -23,8 +23,19 @@ fn coloured() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// True if standard output may be coloured.
+pub(super) fn colours() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// `1 row`, `2 rows`, `1,204,331 rows`.
 pub(super) fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", digits(number))
+}
+
+/// `1,204,331`
+pub(super) fn digits(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -33,8 +44,7 @@ pub(super) fn count(number: u64, thing: &str) -> String {
         }
         text.push(digit);
     }
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{text} {thing}{plural}")
+    text
 }
 
 fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -> String {
@@ -50,7 +60,10 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         };
         let kind = if marked.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
         let range = marked.unwrap_or_else(|| first_line(&script.text, span));
-        let snippet = Snippet::source(script.text.as_str()).path(script.name.as_str()).annotation(kind.span(range));
+        let mut snippet = Snippet::source(script.text.as_str()).annotation(kind.span(range));
+        if !script.name.is_empty() {
+            snippet = snippet.path(script.name.as_str());
+        }
         group = group.element(snippet);
     }
     for note in &error.notes {
@@ -71,7 +84,12 @@ fn quoted_text(text: &str, statement: Span, message: &str) -> Option<std::ops::R
     Some(at..at + to - from + 1)
 }
 
-/// The bytes of a span.
+/// The bytes of a whole statement.
+pub(super) fn range_of(text: &str, span: Span) -> std::ops::Range<usize> {
+    offset(text, span.start)..offset(text, span.end)
+}
+
+/// The bytes of a span, on its first line.
 fn range(text: &str, span: Span) -> std::ops::Range<usize> {
     let start = offset(text, span.start);
     let end = offset(text, span.end).max(start);

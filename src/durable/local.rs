@@ -112,7 +112,7 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
 }
 
 /// Gives staged, synced files their names and syncs the folders that changed.
-pub(super) fn publish(files: &[(PathBuf, PathBuf)]) -> Result<()> {
+pub(super) fn publish(files: &[(PathBuf, PathBuf)], shown: impl Fn()) -> Result<()> {
     let mut folders = Vec::new();
     for (staged, target) in files {
         let folder = parent(target);
@@ -124,6 +124,7 @@ pub(super) fn publish(files: &[(PathBuf, PathBuf)]) -> Result<()> {
             fs::rename(staged, target)
         };
         step().map_err(|e| Error::io(target.display(), &e))?;
+        shown();
         folders.push(folder);
     }
     folders.sort();

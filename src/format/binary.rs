@@ -12,7 +12,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use super::Encoder;
+use super::{Encoder, Shown};
 use crate::config::{CREATED_BY, ROW_GROUP_ROWS};
 use crate::error::Result;
 
@@ -37,9 +37,10 @@ impl Encoder for ParquetEncoder {
         Ok(self.0.write(batch)?)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<Shown> {
         let mut out = self.0.into_inner()?;
-        Ok(out.flush()?)
+        out.flush()?;
+        Ok(Shown::default())
     }
 }
 
@@ -56,9 +57,10 @@ impl Encoder for ArrowFileEncoder {
         Ok(self.0.write(batch)?)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<()> {
+    fn finish(mut self: Box<Self>) -> Result<Shown> {
         self.0.finish()?;
-        Ok(self.0.get_mut().flush()?)
+        self.0.get_mut().flush()?;
+        Ok(Shown::default())
     }
 }
 
@@ -75,8 +77,9 @@ impl Encoder for ArrowStreamEncoder {
         Ok(self.0.write(batch)?)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<()> {
+    fn finish(mut self: Box<Self>) -> Result<Shown> {
         self.0.finish()?;
-        Ok(self.0.get_mut().flush()?)
+        self.0.get_mut().flush()?;
+        Ok(Shown::default())
     }
 }

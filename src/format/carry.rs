@@ -15,7 +15,7 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::display::ArrayFormatter;
 use datafusion::common::utils::quote_identifier;
 
-use super::{Encoder, cell};
+use super::{Encoder, Shown, cell};
 use crate::error::{Error, Result};
 
 /// What carries values to a reader.
@@ -254,7 +254,7 @@ impl Encoder for Carried {
         self.inner.write(&RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)?)
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<Shown> {
         self.inner.finish()
     }
 }

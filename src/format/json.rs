@@ -19,7 +19,7 @@ use std::io::Write;
 use arrow::json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use arrow::record_batch::RecordBatch;
 
-use super::Encoder;
+use super::{Encoder, Shown};
 use crate::error::Result;
 
 type Out = Box<dyn Write + Send>;
@@ -48,18 +48,19 @@ impl Encoder for JsonEncoder {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<()> {
+    fn finish(self: Box<Self>) -> Result<Shown> {
         match *self {
             Self::Array(mut writer) => {
                 writer.finish()?;
                 let mut out = writer.into_inner();
                 out.write_all(b"\n")?;
-                Ok(out.flush()?)
+                out.flush()?;
             }
             Self::Lines(mut writer) => {
                 writer.finish()?;
-                Ok(writer.into_inner().flush()?)
+                writer.into_inner().flush()?;
             }
         }
+        Ok(Shown::default())
     }
 }

@@ -1,16 +1,22 @@
 //! Batches → bytes, for results that are printed or written by the command line.
 //!
 //! Enters: the batches of one result. Leaves: text or binary data on a writer. Always holds: an encoder
-//! holds back no more than a window of rows, so memory does not grow with the result.
+//! holds back no more than a window of rows, so memory does not grow with the result (a chart takes at most
+//! [`crate::config::CHART_ROWS`]).
 //! (Files of COPY are written by DataFusion's own sinks.)
 
 mod binary;
 mod carry;
 mod cell;
+mod expanded;
+mod fit;
 mod json;
+mod kind;
 mod pack;
+mod svg;
 mod table;
 mod text;
+mod window;
 
 use std::io::Write;
 use std::str::FromStr;
@@ -22,14 +28,18 @@ use crate::error::{Error, Result};
 
 pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
 pub use json::{JsonDecoder, Members, NOT_UTF8, Problem, Records, Shapes, WrongKind};
+pub use kind::type_name;
 pub use pack::Packing;
-pub use table::Shape;
+pub use svg::refuse_many_rows;
+pub use table::{Shape, clip};
 
 /// How a result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Aligned columns in a box.
     Table,
+    /// A block of lines a row, a column a line.
+    Expanded,
     /// Comma-separated values with a header; NULL is empty, an empty text is `""`, nested values are JSON.
     Csv,
     /// The same with tabs.
@@ -44,12 +54,15 @@ pub enum Format {
     Parquet,
     /// An Arrow IPC file, or a stream where the output is a pipe.
     Arrow,
+    /// A chart.
+    Svg,
 }
 
 impl Format {
     /// All of them, by the names that users give.
-    pub const NAMES: [(&'static str, Format); 8] = [
+    pub const NAMES: [(&'static str, Format); 10] = [
         ("table", Format::Table),
+        ("expanded", Format::Expanded),
         ("csv", Format::Csv),
         ("tsv", Format::Tsv),
         ("json", Format::Json),
@@ -57,6 +70,7 @@ impl Format {
         ("markdown", Format::Markdown),
         ("parquet", Format::Parquet),
         ("arrow", Format::Arrow),
+        ("svg", Format::Svg),
     ];
 
     /// The format that a file's ending tells, before that of a compression.
@@ -72,7 +86,7 @@ impl Format {
         }
     }
 
-    /// True if a terminal cannot show it.
+    /// True for data that no terminal can show.
     pub fn is_binary(self) -> bool {
         matches!(self, Format::Parquet | Format::Arrow)
     }
@@ -80,7 +94,7 @@ impl Format {
     /// What decides how its values are carried; people read the others.
     fn carrier(self) -> Option<Carrier> {
         match self {
-            Format::Table | Format::Markdown => None,
+            Format::Table | Format::Expanded | Format::Markdown | Format::Svg => None,
             Format::Csv | Format::Tsv => Some(Carrier::Text),
             Format::Json | Format::Ndjson => Some(Carrier::Json),
             Format::Parquet => Some(Carrier::Parquet),
@@ -90,7 +104,7 @@ impl Format {
 
     /// True if two results one after the other are still a file of this format.
     pub fn concatenates(self) -> bool {
-        !matches!(self, Format::Parquet | Format::Arrow | Format::Json)
+        !matches!(self, Format::Parquet | Format::Arrow | Format::Json | Format::Svg)
     }
 }
 
@@ -110,8 +124,17 @@ impl FromStr for Format {
 pub trait Encoder: Send {
     /// Writes a batch.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
-    /// Writes what is held back and the end.
-    fn finish(self: Box<Self>) -> Result<()>;
+    /// Writes what is held back and the end; says what was left out.
+    fn finish(self: Box<Self>) -> Result<Shown>;
+}
+
+/// How much of a result was shown, where it was not all of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// Rows, if some were left out.
+    pub rows: Option<usize>,
+    /// Columns, if some were left out.
+    pub columns: Option<usize>,
 }
 
 /// An encoder of `format` for a result with these columns. `pipe`: the reader cannot seek.
@@ -130,12 +153,14 @@ pub fn encoder(
     let carried = carrier.map_or_else(|| Ok(SchemaRef::clone(schema)), |carrier| carrier.schema(schema))?;
     let inner: Box<dyn Encoder> = match format {
         Format::Table => Box::new(table::TableEncoder::new(&carried, out, shape)),
+        Format::Expanded => Box::new(expanded::ExpandedEncoder::new(&carried, out, shape)),
         Format::Markdown => Box::new(table::MarkdownEncoder::new(&carried, out)?),
         Format::Csv => Box::new(text::TextEncoder::new(&carried, out, b',')?),
         Format::Tsv => Box::new(text::TextEncoder::new(&carried, out, b'\t')?),
         Format::Json => Box::new(json::JsonEncoder::array(out)),
         Format::Ndjson => Box::new(json::JsonEncoder::lines(out)),
         Format::Parquet => Box::new(binary::ParquetEncoder::new(&carried, out)?),
+        Format::Svg => Box::new(svg::SvgEncoder::new(&carried, out)),
         Format::Arrow if pipe => Box::new(binary::ArrowStreamEncoder::new(&carried, out)?),
         Format::Arrow => Box::new(binary::ArrowFileEncoder::new(&carried, out)?),
     };

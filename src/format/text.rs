@@ -8,8 +8,8 @@ use std::io::Write;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
-use super::Encoder;
 use super::cell::columns;
+use super::{Encoder, Shown};
 use crate::error::Result;
 
 pub(super) struct TextEncoder {
@@ -57,8 +57,9 @@ impl Encoder for TextEncoder {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> Result<()> {
-        Ok(self.out.flush()?)
+    fn finish(mut self: Box<Self>) -> Result<Shown> {
+        self.out.flush()?;
+        Ok(Shown::default())
     }
 }
 

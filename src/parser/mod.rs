@@ -9,6 +9,7 @@ mod chain;
 mod dialect;
 mod friendly;
 mod inline;
+mod lex;
 pub mod mark;
 mod refuse;
 mod respell;
@@ -23,6 +24,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 pub use dialect::FuseDialect;
+pub use lex::{Lexeme, LexemeKind, is_complete, lex};
 pub use mark::is_mark;
 
 use crate::config::NESTING_LIMIT;
@@ -48,6 +50,13 @@ pub struct Statement {
     pub incremental: bool,
 }
 
+impl Statement {
+    /// True for EXPLAIN: its rows are the text of a plan.
+    pub fn is_explain(&self) -> bool {
+        matches!(self.body, Body::Explain(_))
+    }
+}
+
 /// Values for `$name`, from `-D name=value` and `SET fuse.define.name = value`.
 pub type Defines = HashMap<String, String>;
 
@@ -58,6 +67,13 @@ pub struct Reading {
     pub defines: Defines,
     /// `datafusion.sql_parser.dialect`; nothing or `generic`: the dialect of fuse.
     pub dialect: Option<String>,
+}
+
+impl Reading {
+    /// Takes over what a statement that ran says about the reading of later ones.
+    pub fn note(&mut self, statement: &Statement) {
+        note_setting(&statement.body, self);
+    }
 }
 
 /// Parses the whole script, so that a mistake in its last statement shows before the first one runs.

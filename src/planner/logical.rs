@@ -249,7 +249,7 @@ fn set_option(options: &mut Vec<(String, Value)>, key: &str, value: &str) {
     options.push((key.to_owned(), Value::SingleQuotedString(value.to_owned())));
 }
 
-fn take_option(options: &mut Vec<(String, Value)>, name: &str) -> Option<String> {
+pub(super) fn take_option(options: &mut Vec<(String, Value)>, name: &str) -> Option<String> {
     let at = options.iter().position(|(key, _)| key.eq_ignore_ascii_case(name))?;
     let (_, value) = options.remove(at);
     Some(value.clone().into_string().unwrap_or_else(|| value.to_string()))

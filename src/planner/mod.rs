@@ -4,6 +4,7 @@
 //! Always holds: nothing is written here; what has to be run to make a plan (the values that PIVOT turns
 //! into columns) is run by whoever asks for the plan.
 
+mod chart;
 mod checked;
 mod differentiate;
 mod incremental;
@@ -17,6 +18,7 @@ mod repair;
 mod rewrite;
 mod statement;
 
+pub use chart::{ChartCopy, chart_copy};
 pub use checked::{logical_rules, physical_rules};
 pub use differentiate::{differentiate, is_continuous};
 pub use incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step, Strategy};

@@ -15,7 +15,7 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WriteOp, lit};
 
-use super::Rows;
+use super::{Current, Rows};
 use crate::error::{Error, Result};
 
 /// Computes the rows of an INSERT into a table with keys, and checks them.
@@ -27,7 +27,7 @@ pub(super) async fn check_insert(state: &SessionState, plan: LogicalPlan) -> Res
         (Some(_), Some(keys)) if !keys.is_empty() => keys.clone(),
         _ => return Ok(LogicalPlan::Dml(dml)),
     };
-    let rows = Rows::start(state.clone(), LogicalPlan::clone(&dml.input)).await?;
+    let rows = Rows::start(state.clone(), LogicalPlan::clone(&dml.input), &Current::default()).await?;
     let (schema, batches) = (rows.schema(), rows.collect().await?);
     let rows: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![batches])?);
     let name = dml.table_name.table().to_owned();
@@ -93,7 +93,8 @@ fn key_values(table: &Arc<dyn TableProvider>, columns: &[usize]) -> Result<Logic
 
 /// The values of the first row of a query, as text.
 async fn first_row(state: &SessionState, query: LogicalPlanBuilder) -> Result<Option<Vec<String>>> {
-    let batches = Rows::start(state.clone(), query.limit(0, Some(1))?.build()?).await?.collect().await?;
+    let batches =
+        Rows::start(state.clone(), query.limit(0, Some(1))?.build()?, &Current::default()).await?.collect().await?;
     let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
     let options = FormatOptions::default();
     let text = |column| Ok(ArrayFormatter::try_new(column, &options)?.value(0).to_string());

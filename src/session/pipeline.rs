@@ -241,7 +241,7 @@ impl Session {
         let optimised = self.pipeline_state().optimize(&plan)?;
         let batch = explained(&planner::differentiate(&[optimised])?)?;
         let (state, plan) = self.context.read_batch(batch)?.into_parts();
-        Ok(Outcome::Rows(Rows::start(state, plan).await?))
+        Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
     }
 }
 

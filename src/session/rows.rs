@@ -13,6 +13,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{FutureExt, StreamExt};
 
+use super::progress::{Current, Operator, analyzed};
 use crate::catalog::explain_unknown_name;
 use crate::error::{Error, Result};
 use crate::{sink, source};
@@ -23,6 +24,9 @@ pub struct Rows {
     running: Running,
     /// Until the first batch is out, the query may start again in another way.
     again: Option<Box<(SessionState, LogicalPlan)>>,
+    current: Current,
+    /// What EXPLAIN ANALYZE of a write found: it ran before its rows came here.
+    analyzed: Option<Vec<Operator>>,
 }
 
 /// A physical plan at work.
@@ -33,10 +37,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
+    async fn start(state: &SessionState, plan: &LogicalPlan, current: &Current) -> Result<Self> {
         let physical = state.create_physical_plan(plan).await;
         let physical = physical.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
         let plan = sink::adapt(state, plan, physical).await?;
+        current.set(&plan);
         let task = state.task_ctx();
         let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;
         Ok(Self { stream, plan, task })
@@ -53,15 +58,26 @@ impl Running {
 
 impl Rows {
     /// Starts a query.
-    pub(super) async fn start(state: SessionState, plan: LogicalPlan) -> Result<Self> {
-        let running = Running::start(&state, &plan).await?;
-        Ok(Self { schema: running.plan.schema(), running, again: Some(Box::new((state, plan))) })
+    pub(super) async fn start(state: SessionState, plan: LogicalPlan, current: &Current) -> Result<Self> {
+        let rows = Self::start_once(&state, &plan, current).await?;
+        Ok(Self { again: Some(Box::new((state, plan))), ..rows })
     }
 
     /// Starts a plan that must not start twice.
-    pub(super) async fn start_once(state: &SessionState, plan: &LogicalPlan) -> Result<Self> {
-        let running = Running::start(state, plan).await?;
-        Ok(Self { schema: running.plan.schema(), running, again: None })
+    pub(super) async fn start_once(state: &SessionState, plan: &LogicalPlan, current: &Current) -> Result<Self> {
+        let running = Running::start(state, plan, current).await?;
+        let schema = running.plan.schema();
+        Ok(Self { schema, running, again: None, current: current.clone(), analyzed: None })
+    }
+
+    /// The operators that EXPLAIN ANALYZE ran, once all rows are out; nothing for another statement.
+    pub fn analyzed(&self) -> Option<Vec<Operator>> {
+        self.analyzed.clone().or_else(|| analyzed(&self.running.plan))
+    }
+
+    /// These rows tell of a statement that has run already.
+    pub(super) fn with_analyzed(self, analyzed: Option<Vec<Operator>>) -> Self {
+        Self { analyzed, ..self }
     }
 
     /// The same rows under other names of columns.
@@ -82,7 +98,7 @@ impl Rows {
             && let Some(again) = self.again.take()
         {
             let (state, plan) = again.as_ref();
-            self.running = Running::start(&with_sorted_joins(state), plan).await?;
+            self.running = Running::start(&with_sorted_joins(state), plan, &self.current).await?;
             item = self.running.next().await;
         }
         self.again = None;
@@ -91,6 +107,11 @@ impl Rows {
 
     /// All of them.
     pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
+        self.drain().await
+    }
+
+    /// All that are left.
+    pub(super) async fn drain(&mut self) -> Result<Vec<RecordBatch>> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await? {
             batches.push(batch);
