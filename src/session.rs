@@ -108,9 +108,9 @@ impl Session {
             .with_runtime_env(runtime)
             .with_default_features()
             .build();
-        source::register_formats(&mut state)?;
-        function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());
+        source::register_formats(&mut state, paths.rejects())?;
+        function::register(&mut state)?;
         let tables = Arc::clone(&paths) as Arc<dyn UrlTableFactory>;
         let catalogs = Arc::new(DynamicFileCatalog::new(Arc::clone(state.catalog_list()), tables));
         state.register_catalog_list(catalogs);
@@ -124,6 +124,16 @@ impl Session {
     /// The current settings.
     pub fn settings(&self) -> Settings {
         config::settings(self.context.state().config().options())
+    }
+
+    /// What the statements since the last call have to say of the rows that they read: a sentence a file.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.paths.rejects().take_notes()
+    }
+
+    /// How the text files were read that statements since the last call named.
+    pub fn take_readings(&self) -> Vec<String> {
+        self.paths.rejects().take_readings()
     }
 
     /// DataFusion's context beneath.

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod command_line;
+mod csv_reading;
 mod durability;
 mod equivalence;
 mod memory;

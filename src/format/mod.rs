@@ -7,6 +7,7 @@
 mod binary;
 mod carry;
 mod cell;
+pub mod csv;
 mod json;
 mod pack;
 mod table;

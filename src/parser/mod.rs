@@ -5,9 +5,11 @@
 //! Always holds: there is one tokenizer for all, so a `;` in a literal or a comment ends nothing;
 //! lines and columns of every error count from the start of the script.
 
+mod calls;
 mod chain;
 mod dialect;
 mod friendly;
+mod names;
 mod refuse;
 mod stream;
 
@@ -18,6 +20,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as Sql};
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+pub use calls::FILE_FUNCTIONS;
 pub use dialect::FuseDialect;
 
 use crate::config::NESTING_LIMIT;
@@ -91,7 +94,16 @@ fn parse_until_dialect_changes(
             return Ok(Some(behind));
         }
     }
-    read.map_err(|e| Error::sql(e.message).at(place(e.location)))?;
+    read.map_err(|e| match e.message.as_str() {
+        "Unexpected EOF while in a multi-line comment" => {
+            let start = text.rfind("/*").map_or(e.location, |at| location(&text[..at]));
+            Error::sql("a comment is not closed").at(place(start))
+        }
+        message if message.starts_with("Unterminated string literal") => {
+            Error::sql("a quote is not closed").at(place(e.location))
+        }
+        _ => Error::sql(e.message).at(place(e.location)),
+    })?;
     Ok(None)
 }
 
@@ -126,11 +138,15 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
     stream::complete_create(&mut tokens);
     friendly::drop_trailing_commas(&mut tokens);
     friendly::complete_from_first(&mut tokens);
+    let opener = unclosed(&tokens);
     let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
     let dialect = chosen.unwrap_or(&ours);
     let mut parser = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(NESTING_LIMIT).build()?;
     // Where the parser found the end of the text, the place is behind the last token.
-    let at_end = |error: Error| error.at(Span::at(span.end.0, span.end.1));
+    let at_end = |error: Error| match opener {
+        Some(opener) if error.message.contains("found: EOF") => Error::sql("a parenthesis is not closed").at(opener),
+        _ => error.at(Span::at(span.end.0, span.end.1)),
+    };
     let mut body = parser.parse_statement().map_err(|e| at_end(refuse::explain(Error::from(e), &mut parser.parser)))?;
     let next = parser.parser.peek_token();
     if next.token != Token::EOF {
@@ -138,7 +154,23 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
         return Err(refuse::explain(error, &mut parser.parser));
     }
     refuse::check(&mut body).map_err(|error| error.at(span))?;
+    names::name_items(&mut body);
     Ok(Some(Statement { body, span, incremental }))
+}
+
+/// The last parenthesis or bracket that is opened and not closed.
+fn unclosed(tokens: &[TokenWithSpan]) -> Option<Span> {
+    let mut open = Vec::new();
+    for token in tokens {
+        match token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => open.push(token.span),
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                open.pop();
+            }
+            _ => {}
+        }
+    }
+    open.pop().map(Span::from)
 }
 
 /// Puts the value of `$name` in place of it, and takes the `_` out of `1_000`.
@@ -193,6 +225,13 @@ fn setting_value(value: &Expr) -> String {
     }
 }
 
+/// The place behind a text.
+fn location(text: &str) -> Location {
+    let line = text.matches('\n').count() as u64 + 1;
+    let column = text.rsplit('\n').next().unwrap_or("").chars().count() as u64 + 1;
+    Location { line, column }
+}
+
 fn place(location: Location) -> Span {
     Span::at(location.line as usize, location.column as usize)
 }
@@ -221,7 +260,7 @@ mod tests {
         let text = statements.expect("parses")[0].body.to_string();
         assert_eq!(text, "SELECT * FROM 'x.csv' WHERE a = 7 AND b = '007'");
         let statements = parse_text("set fuse.define.n = 3; select $n", &[]).expect("parses");
-        assert_eq!(statements[1].body.to_string(), "SELECT 3");
+        assert_eq!(statements[1].body.to_string(), "SELECT 3 AS \"3\"");
     }
 
     #[test]
@@ -231,7 +270,7 @@ mod tests {
         assert_eq!(error.span.map(|s| s.start), Some((2, 74)));
         let text = "set datafusion.sql_parser.dialect = 'mysql'; select 'it\\'s'; \
                     reset datafusion.sql_parser.dialect; select 1_0";
-        assert_eq!(parse_text(text, &[]).expect("parses")[3].body.to_string(), "SELECT 10");
+        assert_eq!(parse_text(text, &[]).expect("parses")[3].body.to_string(), "SELECT 10 AS \"10\"");
     }
 
     #[test]
@@ -245,7 +284,7 @@ mod tests {
 
     #[test]
     fn underscores_in_numbers_are_read() {
-        assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000");
+        assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000 AS \"1000\"");
     }
 
     #[test]

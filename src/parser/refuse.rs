@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::chain;
+use super::{calls, chain};
 use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT};
 use crate::error::{Error, Result, Span};
 
@@ -109,6 +109,7 @@ impl VisitorMut for Pass {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        calls::name_call(factor);
         let sample = match factor {
             TableFactor::Table { sample, with_hints, partitions, json_path, index_hints, version, .. } => {
                 stop(if !with_hints.is_empty() {

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::config::CsvOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{GetExt, Result as DfResult, Statistics};
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -24,15 +23,20 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::LexRequirement;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::csv_format::{self, CsvText};
+use super::csv_scan::CsvScan;
 use super::infer::{self, display};
-use super::{infer_csv, infer_json};
+use super::sniff::{self, Sniffed};
+use super::{Rejects, infer_json};
 use crate::config::{RECORD_BYTES_LIMIT, SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS};
 use crate::error::{Error, Result};
+use crate::format::csv::Dialect;
 
 /// Columns from which a table is read in smaller batches.
 const WIDE_COLUMNS: usize = 1_000;
@@ -40,7 +44,7 @@ const WIDE_COLUMNS: usize = 1_000;
 /// A text format as its options describe it.
 #[derive(Debug, Clone)]
 enum Text {
-    Csv(Box<CsvOptions>),
+    Csv(Box<CsvText>),
     Json(FileCompressionType),
     /// Not text: DataFusion knows the columns.
     No,
@@ -51,37 +55,48 @@ enum Text {
 pub(super) struct FuseFormat {
     inner: Arc<dyn FileFormat>,
     text: Text,
+    rejects: Arc<Rejects>,
 }
 
 impl FuseFormat {
-    fn new(inner: Arc<dyn FileFormat>) -> Self {
-        let any = inner.as_ref() as &dyn Any;
-        let text = if let Some(csv) = any.downcast_ref::<CsvFormat>() {
-            Text::Csv(Box::new(csv.options().clone()))
-        } else if let Some(json) = any.downcast_ref::<JsonFormat>() {
-            Text::Json(json.options().compression.into())
-        } else {
-            Text::No
+    fn new(inner: Arc<dyn FileFormat>, csv: Option<CsvText>, rejects: Arc<Rejects>) -> Self {
+        let json = (inner.as_ref() as &dyn Any).downcast_ref::<JsonFormat>();
+        let text = match (csv, json) {
+            (Some(csv), _) => Text::Csv(Box::new(csv)),
+            (None, Some(json)) => Text::Json(json.options().compression.into()),
+            (None, None) => Text::No,
         };
-        Self { inner, text }
+        Self { inner, text, rejects }
     }
 
-    /// The options, if this is CSV.
-    pub(super) fn csv_options(&self) -> Option<&CsvOptions> {
+    /// How files are read, if this is CSV.
+    pub(super) fn csv(&self) -> Option<&CsvText> {
         match &self.text {
-            Text::Csv(options) => Some(options),
+            Text::Csv(csv) => Some(csv),
             _ => None,
         }
     }
 
-    async fn infer(&self, state: &dyn Session, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<SchemaRef> {
+    /// The same for files of another dialect.
+    pub(super) fn with_dialect(&self, dialect: Dialect) -> Option<Self> {
+        let (inner, csv) = self.csv()?.with_dialect(dialect);
+        Some(Self { inner: Arc::new(inner), text: Text::Csv(Box::new(csv)), rejects: Arc::clone(&self.rejects) })
+    }
+
+    /// Dialect and columns of a CSV file.
+    pub(super) async fn sniff(&self, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<Sniffed> {
+        let name = display(file);
+        let Some(csv) = self.csv() else { return Err(Error::query(format!("{name}: not a CSV file"))) };
+        let (wanted, given) = (csv.dialect.clone(), Arc::clone(&csv.given));
+        let sniffed = sniff::look(store, file, csv.options.compression.into(), wanted, given, name.clone()).await?;
+        self.rejects.read_as(&name, sniffed.dialect.words());
+        Ok(sniffed)
+    }
+
+    async fn infer(&self, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<SchemaRef> {
         let name = display(file);
         match self.text.clone() {
-            Text::Csv(options) => {
-                let sample = Sample::open(store, file, options.compression.into()).await?;
-                let header = options.has_header.unwrap_or_else(|| state.config_options().catalog.has_header);
-                blocking(move || infer_csv::columns(sample, &options, header, &name)).await
-            }
+            Text::Csv(_) => Ok(self.sniff(store, file).await?.schema),
             Text::Json(compression) => {
                 let sample = Sample::open(store, file, compression).await?;
                 blocking(move || infer_json::columns(sample, &name)).await
@@ -158,7 +173,11 @@ impl Sample {
         Self { text: Box::new(text), cut, rows, unbroken }
     }
 
-    async fn open(store: &dyn ObjectStore, file: &ObjectMeta, compression: FileCompressionType) -> Result<Self> {
+    pub(super) async fn open(
+        store: &dyn ObjectStore,
+        file: &ObjectMeta,
+        compression: FileCompressionType,
+    ) -> Result<Self> {
         let whole = store.get(&file.location).await?;
         let (raw, cut): (Box<dyn Read + Send>, bool) = match whole.payload {
             GetResultPayload::File(file, _) => (Box::new(file), false),
@@ -178,7 +197,7 @@ impl FileFormat for FuseFormat {
     /// The ending of files that this format writes, without the dot.
     fn get_ext(&self) -> String {
         let plain = match &self.text {
-            Text::Csv(options) if options.delimiter == b'\t' => "tsv".to_owned(),
+            Text::Csv(csv) if csv.dialect.delimiter == b'\t' => "tsv".to_owned(),
             _ => self.inner.get_ext(),
         };
         let compression = self.compression_type().map(|kind| kind.get_ext()).unwrap_or_default();
@@ -209,9 +228,9 @@ impl FileFormat for FuseFormat {
         }
         let mut schemas = Vec::with_capacity(objects.len());
         for file in objects {
-            schemas.push(self.infer(state, store.as_ref(), file).await?);
+            schemas.push(self.infer(store.as_ref(), file).await?);
         }
-        Ok(infer::union(objects, &schemas, self.csv_options().is_some())?)
+        Ok(infer::union(objects, &schemas, self.csv().is_some())?)
     }
 
     /// What is known of a file. Statistics of floats leave NaN out, which is larger than all in SQL, so a
@@ -258,6 +277,10 @@ impl FileFormat for FuseFormat {
             // Text readers keep some bytes for each column and row of a batch.
             conf.batch_size = Some((WIDE_COLUMNS * 1024 / columns).max(16));
         }
+        if conf.file_source().downcast_ref::<CsvScan>().is_some() {
+            conf.file_compression_type = self.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
+            return Ok(DataSourceExec::from_data_source(conf));
+        }
         self.inner.create_physical_plan(state, conf).await
     }
 
@@ -272,31 +295,63 @@ impl FileFormat for FuseFormat {
     }
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
-        self.inner.file_source(table_schema)
+        match &self.text {
+            Text::Csv(csv) if !csv.is_cut() => {
+                Arc::new(CsvScan::new(csv.dialect.clone(), table_schema, Arc::clone(&self.rejects)))
+            }
+            _ => self.inner.file_source(table_schema),
+        }
     }
 }
 
 /// Makes [`FuseFormat`]s.
 #[derive(Debug)]
-pub(super) struct FuseFormatFactory(pub(super) Arc<dyn FileFormatFactory>);
+pub(super) struct FuseFormatFactory {
+    pub(super) inner: Arc<dyn FileFormatFactory>,
+    pub(super) rejects: Arc<Rejects>,
+}
+
+impl FuseFormatFactory {
+    fn format(&self, inner: Arc<dyn FileFormat>, csv: Option<CsvText>) -> Arc<dyn FileFormat> {
+        Arc::new(FuseFormat::new(inner, csv, Arc::clone(&self.rejects)))
+    }
+}
 
 impl GetExt for FuseFormatFactory {
     fn get_ext(&self) -> String {
-        self.0.get_ext()
+        self.inner.get_ext()
     }
+}
+
+fn as_csv(format: &dyn FileFormat) -> Option<&CsvFormat> {
+    (format as &dyn Any).downcast_ref::<CsvFormat>()
 }
 
 impl FileFormatFactory for FuseFormatFactory {
     fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> DfResult<Arc<dyn FileFormat>> {
-        Ok(Arc::new(FuseFormat::new(self.0.create(state, options)?)))
+        if as_csv(self.inner.default().as_ref()).is_none() {
+            return Ok(self.format(self.inner.create(state, options)?, None));
+        }
+        let (ours, theirs) = csv_format::split_options(options);
+        csv_format::checked(&ours)?;
+        let inner = self.inner.create(state, &theirs).map_err(csv_format::explain_option)?;
+        let header = state.config_options().catalog.has_header;
+        let csv = csv_text(inner.as_ref(), &ours, header)?;
+        Ok(self.format(inner, csv))
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {
-        Arc::new(FuseFormat::new(self.0.default()))
+        let inner = self.inner.default();
+        let csv = csv_text(inner.as_ref(), &HashMap::new(), true).unwrap_or_default();
+        self.format(inner, csv)
     }
 }
 
-/// The options of a CSV format of ours.
-pub(super) fn csv_options(format: &dyn FileFormat) -> Option<&CsvOptions> {
-    (format as &dyn Any).downcast_ref::<FuseFormat>()?.csv_options()
+fn csv_text(inner: &dyn FileFormat, ours: &HashMap<String, String>, has_header: bool) -> Result<Option<CsvText>> {
+    as_csv(inner).map(|csv| CsvText::new(csv.options().clone(), ours, has_header)).transpose()
+}
+
+/// The format as ours.
+pub(super) fn fuse_format(format: &dyn FileFormat) -> Option<&FuseFormat> {
+    (format as &dyn Any).downcast_ref::<FuseFormat>()
 }

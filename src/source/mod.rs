@@ -3,17 +3,24 @@
 //! Enters: a path, URL or glob that a statement names. Leaves: a table over the files behind it.
 //! Always holds: what is not there, or cannot be read, is an error that names the file.
 
+mod call;
+mod csv_format;
+mod csv_scan;
 mod diagnose;
 mod file_format;
 mod infer;
 mod infer_csv;
 mod infer_json;
 mod location;
+mod rejects;
+mod sniff;
 mod stores;
 pub mod stream;
 mod table;
 
+pub use call::table_for_call;
 pub use diagnose::explain_scan_error;
 pub use location::{DATA_ENDINGS, FileKind, Location};
+pub use rejects::Rejects;
 pub use stores::Stores;
 pub use table::{FileTableFactory, register_formats, table_for_path};
