@@ -17,7 +17,8 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SessionState;
 
 use crate::error::{Error, Kind, near_name};
-use crate::source;
+use crate::parser::FILE_FUNCTIONS;
+use crate::source::{self, Rejects};
 
 /// Gives the session's state at the moment, if the session is still there.
 type StateNow = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
@@ -25,6 +26,7 @@ type StateNow = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
 /// Resolves paths in FROM.
 #[derive(Default)]
 pub struct PathTables {
+    rejects: Arc<Rejects>,
     state: OnceLock<StateNow>,
     /// What COPY would have written: `fuse check` plans statements that read it, but runs none.
     planned: Mutex<HashMap<String, SchemaRef>>,
@@ -40,6 +42,11 @@ impl PathTables {
     /// Ties the tables to the session that was built with them. The first call counts.
     pub fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
         self.state.get_or_init(|| Box::new(state));
+    }
+
+    /// What scans tell of rows that are not as the others.
+    pub fn rejects(&self) -> &Arc<Rejects> {
+        &self.rejects
     }
 
     /// From now on `path` is an empty table of these columns.
@@ -65,7 +72,13 @@ impl UrlTableFactory for PathTables {
         if let Some(schema) = self.planned(name) {
             return Ok(Some(Arc::new(EmptyTable::new(schema))));
         }
+        if let Some(table) = self.rejects.table(name)? {
+            return Ok(Some(table));
+        }
         let Some(state) = self.state.get().and_then(|state| state()) else { return Ok(None) };
+        if let Some(table) = source::table_for_call(&state, name).await? {
+            return Ok(Some(table));
+        }
         Ok(source::table_for_path(&state, name).await?)
     }
 }
@@ -80,7 +93,7 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         let name = full.trim_start_matches("datafusion.public.").to_owned();
         let known = table_names(state);
         let mut better = Error { message: format!("no table named {name}"), ..error.clone() };
-        better.hint = match near_name(&name, known.iter().map(String::as_str)) {
+        let hint = match near_name(&name, known.iter().map(String::as_str)) {
             Some(near) => Some(format!("did you mean {near}?")),
             None if name.contains('.') && neighbour(&name).is_some() => {
                 neighbour(&name).map(|near| format!("did you mean '{near}'?"))
@@ -88,6 +101,13 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
             None if Path::new(&name).is_dir() => Some(format!("a folder is named with a slash: FROM '{name}/'")),
             None => Some("SHOW TABLES lists the tables; a file is named in quotes: FROM 'data.parquet'".to_owned()),
         };
+        better.hint = hint.map(String::into_boxed_str);
+        return better;
+    }
+    if let Some(name) = quoted("table function '") {
+        let known = state.table_functions().keys().map(String::as_str).chain(FILE_FUNCTIONS);
+        let mut better = Error { message: format!("no table function named {name}"), ..error.clone() }.mark(&name);
+        better.hint = near_name(&name, known).map(|near| format!("did you mean {near}?").into());
         return better;
     }
     if let Some(name) = quoted("Invalid function '") {
@@ -97,8 +117,9 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         }
         let known = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
         let known = known.chain(state.window_functions().keys()).chain(state.table_functions().keys());
+        let known = known.map(String::as_str).chain(FILE_FUNCTIONS);
         let mut better = Error { message: format!("no function named {name}"), notes: Vec::new(), ..error.clone() };
-        better.hint = near_name(&name, known.map(String::as_str)).map(|near| format!("did you mean {near}?"));
+        better.hint = near_name(&name, known).map(|near| format!("did you mean {near}?").into());
         return better;
     }
     error

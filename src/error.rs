@@ -4,12 +4,14 @@
 //! the caller should do, a message in the user's words, and the place in the SQL where there is one.
 //! Always holds: the exit code of a kind is decided in one match, [`Kind::exit_code`].
 
+mod library;
+mod types;
+mod words;
+
 use std::fmt;
 use std::io;
 
-use arrow::error::ArrowError;
-use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
-use datafusion::sql::sqlparser::parser::ParserError;
+pub use types::sql_type;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -64,6 +66,10 @@ impl From<datafusion::sql::sqlparser::tokenizer::Span> for Span {
     }
 }
 
+/// A word or text of a statement; `a|b`: the one or the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark(pub String);
+
 /// An error as a user sees it.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -73,10 +79,12 @@ pub struct Error {
     pub message: String,
     /// Where in the SQL, if it is known.
     pub span: Option<Span>,
+    /// The word or text of the statement that it is about, where no place is known.
+    pub mark: Option<Box<Mark>>,
     /// Facts that help to understand it.
     pub notes: Vec<String>,
     /// What to do about it.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
     /// A join ran out of memory that could have sorted and spilled.
     pub join_exceeds_memory: bool,
 }
@@ -84,7 +92,15 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with nothing but a message.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), span: None, notes: Vec::new(), hint: None, join_exceeds_memory: false }
+        Self {
+            kind,
+            message: message.into(),
+            span: None,
+            mark: None,
+            notes: Vec::new(),
+            hint: None,
+            join_exceeds_memory: false,
+        }
     }
 
     /// A wrong command line.
@@ -112,7 +128,14 @@ impl Error {
     /// Adds what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
+        self
+    }
+
+    /// Adds the word of the statement that it is about.
+    #[must_use]
+    pub fn mark(mut self, word: impl Into<String>) -> Self {
+        self.mark = Some(Box::new(Mark(word.into())));
         self
     }
 
@@ -179,194 +202,6 @@ impl From<io::Error> for Error {
     }
 }
 
-impl From<ParserError> for Error {
-    fn from(error: ParserError) -> Self {
-        from_parser(&error)
-    }
-}
-
-impl From<ArrowError> for Error {
-    fn from(error: ArrowError) -> Self {
-        match error {
-            ArrowError::IoError(_, io) => Self::from_io(&io),
-            ArrowError::ExternalError(inner) => from_boxed(inner.as_ref()),
-            ArrowError::ParquetError(message) => Self::query(message),
-            ArrowError::CsvError(m) | ArrowError::JsonError(m) => Self::query(tidy(&m)),
-            other => Self::query(tidy(&strip_prefixes(&other.to_string()))),
-        }
-    }
-}
-
-impl From<parquet::errors::ParquetError> for Error {
-    fn from(error: parquet::errors::ParquetError) -> Self {
-        from_parquet(&error)
-    }
-}
-
-fn from_parquet(error: &parquet::errors::ParquetError) -> Error {
-    match error {
-        parquet::errors::ParquetError::External(inner) => from_boxed(inner.as_ref()),
-        other => Error::query(tidy(&strip_prefixes(&other.to_string()))),
-    }
-}
-
-impl From<object_store::Error> for Error {
-    fn from(error: object_store::Error) -> Self {
-        from_store(&error)
-    }
-}
-
-fn from_store(error: &object_store::Error) -> Error {
-    match error {
-        object_store::Error::NotFound { path, .. } => Error::query(format!("no such file: /{path}")),
-        object_store::Error::Generic { source, .. } => from_boxed(source.as_ref()),
-        other => Error::query(other.to_string()),
-    }
-}
-
-/// Takes out what we, or a library, had wrapped.
-fn from_boxed(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
-    if let Some(own) = error.downcast_ref::<Error>() {
-        return own.clone();
-    }
-    if let Some(io) = error.downcast_ref::<io::Error>() {
-        return Error::from_io(io);
-    }
-    let mut inner = error.source();
-    while let Some(cause) = inner {
-        if let Some(own) = cause.downcast_ref::<Error>() {
-            return own.clone();
-        }
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            let mut this = Error::from_io(io);
-            this.message = format!("{error}: {}", this.message);
-            return this;
-        }
-        inner = cause.source();
-    }
-    Error::query(tidy(&strip_prefixes(&error.to_string())))
-}
-
-impl From<Error> for DataFusionError {
-    fn from(error: Error) -> Self {
-        DataFusionError::External(Box::new(error))
-    }
-}
-
-impl From<DataFusionError> for Error {
-    fn from(error: DataFusionError) -> Self {
-        from_datafusion(&error)
-    }
-}
-
-fn from_datafusion(error: &DataFusionError) -> Error {
-    match error {
-        DataFusionError::Context(_, inner) => from_datafusion(inner),
-        DataFusionError::Shared(inner) => from_datafusion(inner),
-        DataFusionError::Collection(errors) => match errors.first() {
-            Some(first) => from_datafusion(first),
-            None => Error::query("the statement failed"),
-        },
-        DataFusionError::Diagnostic(diagnostic, inner) => from_diagnostic(diagnostic, from_datafusion(inner)),
-        DataFusionError::External(inner) => from_boxed(inner.as_ref()),
-        DataFusionError::IoError(io) => Error::from_io(io),
-        DataFusionError::ArrowError(arrow, _) => from_arrow_ref(arrow),
-        DataFusionError::ParquetError(parquet) => from_parquet(parquet),
-        DataFusionError::ObjectStore(store) => from_store(store),
-        DataFusionError::SQL(parser, _) => from_parser(parser),
-        DataFusionError::SchemaError(schema, _) => from_schema(schema),
-        DataFusionError::ExecutionJoin(join) => Error::query(format!("a worker of this statement crashed: {join}"))
-            .hint("this is a bug in fuse; the statement's output was not kept"),
-        DataFusionError::ResourcesExhausted(message) => exhausted(message),
-        DataFusionError::Plan(m) | DataFusionError::NotImplemented(m) | DataFusionError::Configuration(m) => {
-            from_signatures(m).or_else(|| known_message(m)).unwrap_or_else(|| Error::sql(tidy(&strip_prefixes(m))))
-        }
-        DataFusionError::Execution(m) if m.starts_with("Table '") => Error::sql(tidy(m)),
-        DataFusionError::Internal(m) => from_signatures(m).unwrap_or_else(|| Error::query(tidy(m))),
-        other => {
-            let text = other.strip_backtrace();
-            known_message(&text).unwrap_or_else(|| Error::query(tidy(&strip_prefixes(&text))))
-        }
-    }
-}
-
-fn from_arrow_ref(error: &ArrowError) -> Error {
-    if let Some(known) = known_message(&error.to_string()) {
-        return known;
-    }
-    match error {
-        ArrowError::IoError(_, io) => Error::from_io(io),
-        ArrowError::ExternalError(inner) => from_boxed(inner.as_ref()),
-        other => Error::query(tidy(&strip_prefixes(&other.to_string()))),
-    }
-}
-
-fn from_diagnostic(diagnostic: &Diagnostic, inner: Error) -> Error {
-    let mut error = inner;
-    error.kind = Kind::Sql;
-    if let Some(span) = diagnostic.span
-        && span.start.line > 0
-    {
-        error.span = Some(span.into());
-    }
-    let first = diagnostic.message.as_str();
-    // Here the error beneath says more.
-    if first.starts_with("column '") && first.ends_with("not found") || first == "expressions have incompatible types" {
-        return error;
-    }
-    error.message = tidy(first);
-    error.notes.extend(diagnostic.notes.iter().map(|note| tidy(&note.message)));
-    if let Some(help) = diagnostic.helps.first() {
-        error.hint.get_or_insert(tidy(&help.message));
-    }
-    error
-}
-
-/// Messages of DataFusion's that speak of its insides, in a user's words.
-fn known_message(message: &str) -> Option<Error> {
-    let after = |start: &str| message.split_once(start).map(|(_, rest)| rest);
-    if message.contains("does not support logical expression WindowFunction") {
-        return Some(
-            Error::sql("a window function, such as row_number() OVER (), cannot stand here")
-                .hint("filter on it with QUALIFY, or in a query around this one"),
-        );
-    }
-    if let Some(rest) = after("Unable to find factory for ").or_else(|| after("Unable to create table with format ")) {
-        let name = rest.split(['!', '.']).next().unwrap_or(rest);
-        return Some(unknown_format(name));
-    }
-    if let Some(rest) = after("Unsupported ast node in sqltorel: ").or_else(|| after("Unsupported ast node ")) {
-        let name = rest.split([' ', '(', '{']).next().unwrap_or(rest);
-        return Some(Error::sql(format!("{} is not supported", name.to_uppercase())));
-    }
-    if let Some(rest) = after("Regular expression did not compile: ") {
-        let cause = rest.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
-        return Some(Error::query(format!(
-            "the regular expression cannot be read: {}",
-            cause.unwrap_or("it is too large")
-        )));
-    }
-    if let Some(sides) = after("Overflow happened on: ") {
-        return Some(
-            Error::query(format!("the result of {} is too large for its type", tidy(sides)))
-                .hint("CAST an operand to a larger type first: BIGINT, DECIMAL(38, 0) or DOUBLE"),
-        );
-    }
-    if message.contains("offset overflow") {
-        return Some(
-            Error::query("a column of text is larger than 2 GB in one batch of rows")
-                .hint("SET datafusion.execution.batch_size = 256 makes smaller batches"),
-        );
-    }
-    if message.contains("No space left on device") {
-        return Some(
-            Error::query("no space left on the device")
-                .hint("what does not fit in memory goes to the folder of --temp-dir: free some space there"),
-        );
-    }
-    None
-}
-
 /// A format that STORED AS does not know.
 pub fn unknown_format(name: &str) -> Error {
     const FORMATS: [&str; 7] = ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO"];
@@ -377,134 +212,12 @@ pub fn unknown_format(name: &str) -> Error {
     }
 }
 
-/// `Function 'sum' failed to match any signature, errors: …` with an error for each signature.
-fn from_signatures(message: &str) -> Option<Error> {
-    let rest = message.split_once("Function '")?.1;
-    let (function, rest) = rest.split_once("' failed to match any signature, errors:")?;
-    if let Some(count) = rest.split(" expects ").nth(1).and_then(|rest| rest.split(' ').next())
-        && count.parse::<usize>().is_ok()
-        && !rest.contains("' requires ")
-    {
-        return Some(Error::sql(format!("{function} takes {count} argument(s)")));
+/// The start of a text that may be long.
+pub fn clip(text: &str) -> String {
+    match text.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
-    let mut wanted: Vec<&str> = Vec::new();
-    for part in rest.split("' requires ").skip(1) {
-        let name = part.split(", but received").next().unwrap_or(part);
-        if !wanted.contains(&name) {
-            wanted.push(name);
-        }
-    }
-    let mut received = rest.split("but received ").skip(1);
-    let given = received.find_map(|part| part.split_once(" (DataType").map(|(name, _)| name));
-    let given = given.map_or_else(|| "these arguments".to_owned(), |given| format!("a {given}"));
-    let error = Error::sql(format!("{function} does not take {given}"));
-    Some(if wanted.is_empty() {
-        error
-    } else {
-        error.hint(format!("it takes {}; CAST the argument, or use another function", wanted.join(", ")))
-    })
-}
-
-fn from_schema(error: &SchemaError) -> Error {
-    if let SchemaError::FieldNotFound { field, valid_fields } = error {
-        let names: Vec<&str> = valid_fields.iter().map(|column| column.name()).collect();
-        let mut this = Error::sql(format!("no column named {}", field.quoted_flat_name()));
-        if let Some(span) = field.spans().first() {
-            this.span = Some(span.into());
-        }
-        if let Some(near) = near_name(field.name(), names.iter().copied()) {
-            this.hint = Some(format!("did you mean {}?", datafusion::common::utils::quote_identifier(near)));
-        }
-        if !names.is_empty() {
-            let shown: Vec<&str> = names.iter().copied().take(20).collect();
-            let more = if names.len() > shown.len() { ", …" } else { "" };
-            this.notes.push(format!("the columns here are {}{more}", shown.join(", ")));
-        }
-        return this;
-    }
-    let mut this = Error::sql(tidy(&error.to_string()));
-    if let SchemaError::AmbiguousReference { field } = error {
-        this.span = field.spans().first().map(Span::from);
-        this.hint = Some("name the table too, as in t.column".to_owned());
-    }
-    this
-}
-
-impl From<datafusion::common::Span> for Span {
-    fn from(span: datafusion::common::Span) -> Self {
-        Self {
-            start: (span.start.line as usize, span.start.column as usize),
-            end: (span.end.line as usize, span.end.column as usize),
-        }
-    }
-}
-
-/// A parser's message ends in ` at Line: 3, Column: 14`: that is our span.
-fn from_parser(error: &ParserError) -> Error {
-    let message = match error {
-        ParserError::TokenizerError(m) | ParserError::ParserError(m) => m.as_str(),
-        ParserError::RecursionLimitExceeded => {
-            return Error::sql("the statement is nested too deeply")
-                .hint("SET datafusion.sql_parser.recursion_limit raises the limit; a CTE or view flattens it");
-        }
-    };
-    let Some((text, place)) = message.split_once(" at Line: ") else {
-        return Error::sql(tidy(message));
-    };
-    let mut numbers = place.split(", Column: ").filter_map(|n| n.trim().parse::<usize>().ok());
-    let error = Error::sql(tidy(text));
-    match (numbers.next(), numbers.next()) {
-        (Some(line), Some(column)) => error.at(Span::at(line, column)),
-        _ => error,
-    }
-}
-
-fn exhausted(message: &str) -> Error {
-    let first = message.lines().next().unwrap_or(message);
-    let error = Error::query(format!("not enough memory: {}", tidy(first)));
-    if message.contains("HashJoinInput") {
-        let error = error.hint("raise --memory-limit, or make the smaller side of the join smaller");
-        return Error { join_exceeds_memory: true, ..error };
-    }
-    error.hint("raise --memory-limit, or lower --threads: each thread keeps buffers of its own")
-}
-
-/// Removes the words that libraries put before their messages.
-fn strip_prefixes(message: &str) -> String {
-    const PREFIXES: [&str; 16] = [
-        "Generic file error: ",
-        "IO error: ",
-        "Parquet argument error: ",
-        "Parquet error: EOF: ",
-        "Error during planning: ",
-        "External error: ",
-        "Arrow error: ",
-        "Parquet error: ",
-        "Execution error: ",
-        "Invalid argument error: ",
-        "Schema error: ",
-        "Parser error: ",
-        "Cast error: ",
-        "Compute error: ",
-        "Object Store error: ",
-        "This feature is not implemented: ",
-    ];
-    let mut rest = message;
-    while let Some(shorter) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
-        rest = shorter;
-    }
-    rest.to_owned()
-}
-
-/// One paragraph, without a backtrace, a plea to report a bug elsewhere, or a final full stop.
-fn tidy(message: &str) -> String {
-    let end = message
-        .find("\n\nbacktrace:")
-        .or_else(|| message.find("\nThis issue was likely caused by a bug in DataFusion"))
-        .or_else(|| message.find(". No function matches the given name"))
-        .or_else(|| message.find(".. No function matches"))
-        .unwrap_or(message.len());
-    message[..end].trim().trim_end_matches('.').to_owned()
 }
 
 /// The candidate nearest to `name`, if one is near enough that a user may have meant it.
@@ -533,19 +246,5 @@ mod tests {
         assert_eq!(near_name("statoin", ["station", "ration"]), Some("station"));
         assert_eq!(near_name("histogram", ["list_sum", "sum"]), None);
         assert_eq!(near_name("ab", ["ac"]), None);
-    }
-
-    #[test]
-    fn a_parser_error_gives_its_place() {
-        let error = from_parser(&ParserError::ParserError("Expected: x, found: y at Line: 3, Column: 14".into()));
-        assert_eq!(error.span, Some(Span::at(3, 14)));
-        assert_eq!(error.message, "Expected: x, found: y");
-    }
-
-    #[test]
-    fn own_errors_survive_a_trip_through_datafusion() {
-        let own = Error::sql("wrong").hint("right");
-        let back = Error::from(DataFusionError::from(own).context("while doing"));
-        assert_eq!((back.kind, back.message.as_str(), back.hint.as_deref()), (Kind::Sql, "wrong", Some("right")));
     }
 }

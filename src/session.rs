@@ -125,9 +125,9 @@ impl Session {
             .with_default_features()
             .build();
         state.register_relation_planner(Arc::new(planner::FriendlyJoins))?;
-        source::register_formats(&mut state)?;
-        function::register(&mut state)?;
         let paths = Arc::new(PathTables::default());
+        source::register_formats(&mut state, paths.rejects())?;
+        function::register(&mut state)?;
         let tables = Arc::clone(&paths) as Arc<dyn UrlTableFactory>;
         let catalogs = Arc::new(DynamicFileCatalog::new(Arc::clone(state.catalog_list()), tables));
         state.register_catalog_list(catalogs);
@@ -147,6 +147,16 @@ impl Session {
     /// Looks at what runs here, from any thread.
     pub fn watch(&self) -> Watch {
         Watch { context: self.context.clone(), current: self.current.clone(), writes: self.writes.clone() }
+    }
+
+    /// What the statements since the last call have to say of the rows that they read: a sentence a file.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.paths.rejects().take_notes()
+    }
+
+    /// How the text files were read that statements since the last call named.
+    pub fn take_readings(&self) -> Vec<String> {
+        self.paths.rejects().take_readings()
     }
 
     /// DataFusion's context beneath.

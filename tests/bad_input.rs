@@ -192,13 +192,13 @@ fn a_bad_line_of_csv_is_named() {
         place.write(&format!("many_{name}/b.csv"), csv(30_000, text));
     }
     place.write("lines.csv", csv(100, "1,\"two\nlines\",1.5").replace("\n30000,", "\noops,"));
-    let cases = r#"1: SELECT max(b) FROM 'short.csv' => short.csv, line 30000 & 10,x & help: & truncated_rows
-        1: SELECT max(b) FROM 'early_short.csv' => early_short.csv, line 10 & help: & truncated_rows
+    let cases = r#"1: SELECT max(b) FROM 'short.csv' => short.csv, line 30000 & 10,x & help: & null_padding
+        1: SELECT max(b) FROM 'early_short.csv' => early_short.csv, line 10 & help: & null_padding
         1: SELECT max(b) FROM 'many_short/*.csv' => many_short/b.csv, line 30000 & help:
         1: SELECT max(b) FROM 'short.csv.gz' => short.csv.gz, line 30000 & help:
         1: SELECT max(b) FROM 'long.csv' => long.csv, line 30000 & 4 fields & help:
-        1: SELECT max(b) FROM 'quote.csv' => quote.csv, line 30000 & quote
-        1: SELECT max(b) FROM 'early_quote.csv' => early_quote.csv, line 10 & quote
+        1: SELECT max(b) FROM read_csv('quote.csv', repair = false) => quote.csv, line 30000 & quote
+        1: SELECT max(b) FROM read_csv('early_quote.csv', repair = false) => early_quote.csv, line 10 & quote
         1: SELECT sum(a) FROM 'value.csv' => value.csv, line 30000, column a & 'oops' & help: & VARCHAR
         1: SELECT sum(a) FROM 'many_value/' => many_value/b.csv, line 30000, column a & 'oops' & help:
         1: SELECT sum(a) FROM 'lines.csv' => lines.csv, line 30001, column a & 'oops'

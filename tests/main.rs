@@ -10,6 +10,7 @@ mod bad_input;
 mod charts;
 mod clauses;
 mod command_line;
+mod csv_reading;
 mod durability;
 mod equivalence;
 mod json;

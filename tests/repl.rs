@@ -90,9 +90,9 @@ fn tab_knows_what_can_stand_there() {
     // More than one: a menu, with types and signatures.
     terminal.type_text("SELECT d FROM 'stations.csv'");
     terminal.keys(&["C-a", "M-f", "Right", "Right", "Tab"]);
-    terminal.wait("district      text\n");
-    terminal.wait("docks         bigint\n");
-    terminal.wait("date_trunc(   date_trunc(precision, expression)\n");
+    terminal.wait("district              text\n");
+    terminal.wait("docks                 bigint\n");
+    terminal.wait("date_trunc(           date_trunc(precision, expression)\n");
     terminal.keys(&["C-c"]);
     terminal.wait_for(|screen| screen.trim_end().ends_with("\nfuse>"), "an empty line");
     terminal.line("CREATE VIEW wide AS SELECT 1 AS \"Big One\";");

@@ -178,7 +178,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
     ("Utf8", "List(Utf8)", "['a', 'b,\"c']"),
     ("Utf8", "Struct(\"a\": Int64, \"b\": Struct(", "{'a': 1, 'b': {'c': 'x', 'd': [1, 2]}}"),
     ("Utf8", "Struct(\"a\": Int64, \"b\": Int64", "map(['a', 'b'], [1, 2])"),
-    ("Null", "Null", "NULL"),
+    ("Utf8", "Null", "NULL"),
 ];
 
 /// Writes the texts to files with these endings; `back` tells the types from a row of the table.

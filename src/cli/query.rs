@@ -6,12 +6,16 @@
 use std::io::Read;
 use std::time::Instant;
 
+use datafusion::sql::parser::Statement as Body;
+use datafusion::sql::sqlparser::ast::Statement as Sql;
+
 use super::args::{CheckArgs, Input, QueryArgs};
 use super::output::Output;
 use super::turn::Turn;
 use super::{Interrupt, pipeline, report};
 use crate::config::Settings;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, near_name};
+use crate::format::csv::{Encoding, Transcoder};
 use crate::parser::{self, Reading, Script, Statement};
 use crate::session::{Outcome, Session};
 
@@ -92,9 +96,15 @@ pub(super) fn read_script(name: &str) -> Result<Script> {
         std::io::stdin().read_to_end(&mut bytes)?;
         "<stdin>"
     } else {
-        bytes = std::fs::read(name).map_err(|e| Error { kind: Kind::Usage, ..Error::io(name, &e) })?;
+        bytes = std::fs::read(name).map_err(|e| unread_script(name, &e))?;
         name
     };
+    let encoding = Encoding::of_start(&bytes);
+    if encoding != Encoding::Utf8 {
+        let mut text = Vec::with_capacity(bytes.len());
+        Transcoder::new(encoding).push(&bytes, &mut text);
+        bytes = text;
+    }
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
         Error::sql(format!("{name}, line {line}: not UTF-8"))
@@ -102,14 +112,32 @@ pub(super) fn read_script(name: &str) -> Result<Script> {
     Ok(Script { name: name.to_owned(), text: text.trim_start_matches('\u{feff}').to_owned() })
 }
 
+/// A file of SQL that is not there, with one beside it of a near name.
+fn unread_script(name: &str, cause: &std::io::Error) -> Error {
+    let error = Error { kind: Kind::Usage, ..Error::io(name, cause) };
+    let path = std::path::Path::new(name);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let files = std::fs::read_dir(folder.unwrap_or(std::path::Path::new("."))).into_iter().flatten().flatten();
+    let names: Vec<String> = files.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+    let wanted = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match near_name(&wanted, names.iter().map(String::as_str)) {
+        Some(near) if cause.kind() == std::io::ErrorKind::NotFound => {
+            error.hint(format!("did you mean {}?", path.with_file_name(near).display()))
+        }
+        _ => error,
+    }
+}
+
 async fn run(session: &Session, output: &mut Output, statement: &Statement, turn: &Turn) -> Result<()> {
     let start = Instant::now();
     let line = statement.span.start.0;
+    let describes = matches!(&statement.body, Body::Statement(sql) if matches!(**sql, Sql::ExplainTable { .. }));
     if !session.settings().quiet {
         turn.show_progress(session.watch());
     }
     let outcome = session.execute(statement.clone()).await?;
     let settings = session.settings();
+    let readings = session.take_readings();
     let tell = |text: Option<String>| {
         if let Some(text) = text.filter(|_| !settings.quiet) {
             turn.say(&text);
@@ -127,6 +155,10 @@ async fn run(session: &Session, output: &mut Output, statement: &Statement, turn
             report::count(printed.rows, "row")
         }
     };
+    if !settings.quiet {
+        let notes = session.take_notes().into_iter().chain(readings.into_iter().filter(|_| describes));
+        notes.for_each(|note| eprintln!("note: {note}"));
+    }
     if settings.timing {
         let seconds = start.elapsed().as_secs_f64();
         let comma = if summary.is_empty() { "" } else { ", " };

@@ -56,7 +56,8 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         // Without a place in it, the statement's first line is shown unmarked.
         let marked = match error.span {
             Some(span) => Some(range(&script.text, span)),
-            None => quoted_text(&script.text, span, &error.message),
+            None => marked_word(&script.text, span, error.mark.as_ref().map(|mark| mark.0.as_str()))
+                .or_else(|| quoted_text(&script.text, span, &error.message)),
         };
         let kind = if marked.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
         let range = marked.unwrap_or_else(|| first_line(&script.text, span));
@@ -70,9 +71,36 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         group = group.element(Level::NOTE.message(note.clone()));
     }
     if let Some(hint) = &error.hint {
-        group = group.element(Level::HELP.message(hint.clone()));
+        group = group.element(Level::HELP.message(hint.to_string()));
     }
     renderer.render(&[group])
+}
+
+/// Where the statement has the word that the error is about; `a|b`: either. Literals count only where the word
+/// is one itself.
+fn marked_word(text: &str, statement: Span, mark: Option<&str>) -> Option<std::ops::Range<usize>> {
+    let mark = mark?;
+    let range = offset(text, statement.start)..offset(text, statement.end);
+    let body = text.get(range.clone())?;
+    let lower = body.to_ascii_lowercase();
+    let word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    for choice in mark.split('|').filter(|choice| !choice.is_empty()) {
+        let choice = choice.to_ascii_lowercase();
+        if choice.starts_with('\'')
+            && let Some(at) = lower.find(&choice)
+        {
+            return Some(range.start + at..range.start + at + choice.len());
+        }
+        let is_word = word(choice.as_bytes().first());
+        for (at, _) in lower.match_indices(&choice) {
+            let before = at.checked_sub(1).and_then(|at| lower.as_bytes().get(at));
+            let inside = lower[..at].matches('\'').count() % 2 == 1;
+            if !inside && !(is_word && (word(before) || word(lower.as_bytes().get(at + choice.len())))) {
+                return Some(range.start + at..range.start + at + choice.len());
+            }
+        }
+    }
+    None
 }
 
 /// Where the statement has the text that the message quotes, such as the path of a missing file.

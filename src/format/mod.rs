@@ -8,6 +8,7 @@
 mod binary;
 mod carry;
 mod cell;
+pub mod csv;
 mod expanded;
 mod fit;
 mod json;

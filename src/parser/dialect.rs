@@ -24,7 +24,7 @@ pub struct FuseDialect {
 
 impl FuseDialect {
     /// The dialect as it is.
-    pub(super) const PLAIN: Self = Self { duckdb_types: false };
+    pub const PLAIN: Self = Self { duckdb_types: false };
     /// The dialect for a statement that spells types as DuckDB does: `STRUCT(a INT, b TEXT)`.
     pub(super) const DUCKDB_TYPES: Self = Self { duckdb_types: true };
 }

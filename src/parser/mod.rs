@@ -5,12 +5,14 @@
 //! Always holds: there is one tokenizer for all, so a `;` in a literal or a comment ends nothing;
 //! lines and columns of every error count from the start of the script.
 
+mod calls;
 mod chain;
 mod dialect;
 mod friendly;
 mod inline;
 mod lex;
 pub mod mark;
+mod names;
 mod refuse;
 mod respell;
 mod stream;
@@ -23,6 +25,7 @@ use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+pub use calls::FILE_FUNCTIONS;
 pub use dialect::FuseDialect;
 pub use lex::{Lexeme, LexemeKind, is_complete, lex};
 pub use mark::is_mark;
@@ -112,7 +115,16 @@ fn parse_until_dialect_changes(
             return Ok(Some(behind));
         }
     }
-    read.map_err(|e| Error::sql(e.message).at(place(e.location)))?;
+    read.map_err(|e| match e.message.as_str() {
+        "Unexpected EOF while in a multi-line comment" => {
+            let start = text.rfind("/*").map_or(e.location, |at| location(&text[..at]));
+            Error::sql("a comment is not closed").at(place(start))
+        }
+        message if message.starts_with("Unterminated string literal") => {
+            Error::sql("a quote is not closed").at(place(e.location))
+        }
+        _ => Error::sql(e.message).at(place(e.location)),
+    })?;
     Ok(None)
 }
 
@@ -150,18 +162,38 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
         respell::respell(&mut tokens)?;
     }
     friendly::complete_from_first(&mut tokens);
+    let opener = unclosed(&tokens);
     let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
     let dialect = chosen.unwrap_or(&ours);
     let mut parser = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(NESTING_LIMIT).build()?;
     // Where the parser found the end of the text, the place is behind the last token.
-    let at_end = |error: Error| error.at(Span::at(span.end.0, span.end.1));
+    let at_end = |error: Error| match opener {
+        Some(opener) if error.message.contains("found: EOF") => Error::sql("a parenthesis is not closed").at(opener),
+        _ => error.at(Span::at(span.end.0, span.end.1)),
+    };
     let mut body = parser.parse_statement().map_err(|e| at_end(Error::from(e)))?;
     let next = parser.parser.peek_token();
     if next.token != Token::EOF {
         return Err(Error::sql(format!("expected the end of the statement, found {}", next.token)).at(next.span));
     }
     refuse::check(&mut body).map_err(|error| error.at(span))?;
+    names::name_items(&mut body);
     Ok(Some(Statement { body, span, incremental }))
+}
+
+/// The last parenthesis or bracket that is opened and not closed.
+fn unclosed(tokens: &[TokenWithSpan]) -> Option<Span> {
+    let mut open = Vec::new();
+    for token in tokens {
+        match token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => open.push(token.span),
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                open.pop();
+            }
+            _ => {}
+        }
+    }
+    open.pop().map(Span::from)
 }
 
 /// Puts the value of `$name` in place of it, and takes the `_` out of `1_000`.
@@ -226,6 +258,13 @@ pub fn parse_expression(text: &str) -> Result<Expr> {
     Ok(Parser::new(&FuseDialect::PLAIN).try_with_sql(text)?.parse_expr()?)
 }
 
+/// The place behind a text.
+fn location(text: &str) -> Location {
+    let line = text.matches('\n').count() as u64 + 1;
+    let column = text.rsplit('\n').next().unwrap_or("").chars().count() as u64 + 1;
+    Location { line, column }
+}
+
 fn place(location: Location) -> Span {
     Span::at(location.line as usize, location.column as usize)
 }
@@ -254,7 +293,7 @@ mod tests {
         let text = statements.expect("parses")[0].body.to_string();
         assert_eq!(text, "SELECT * FROM 'x.csv' WHERE a = 7 AND b = '007'");
         let statements = parse_text("set fuse.define.n = 3; select $n", &[]).expect("parses");
-        assert_eq!(statements[1].body.to_string(), "SELECT 3");
+        assert_eq!(statements[1].body.to_string(), "SELECT 3 AS \"3\"");
     }
 
     #[test]
@@ -264,7 +303,7 @@ mod tests {
         assert_eq!(error.span.map(|s| s.start), Some((2, 74)));
         let text = "set datafusion.sql_parser.dialect = 'mysql'; select 'it\\'s'; \
                     reset datafusion.sql_parser.dialect; select 1_0";
-        assert_eq!(parse_text(text, &[]).expect("parses")[3].body.to_string(), "SELECT 10");
+        assert_eq!(parse_text(text, &[]).expect("parses")[3].body.to_string(), "SELECT 10 AS \"10\"");
     }
 
     #[test]
@@ -278,7 +317,7 @@ mod tests {
 
     #[test]
     fn underscores_in_numbers_are_read() {
-        assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000");
+        assert_eq!(parse_text("select 1_000", &[]).expect("parses")[0].body.to_string(), "SELECT 1000 AS \"1000\"");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::chain;
 use super::inline::Inlined;
+use super::{calls, chain};
 use crate::config::{CHAIN_OPERANDS_LIMIT, EXPRESSION_OPERANDS_LIMIT, INLINED_TABLES_LIMIT};
 use crate::error::{Error, Result};
 
@@ -114,6 +114,7 @@ impl VisitorMut for Pass {
         if let TableFactor::Table { name, .. } = factor {
             self.inlined.read(name);
         }
+        calls::name_call(factor);
         let sample = match factor {
             TableFactor::Table { sample, with_hints, partitions, json_path, index_hints, version, .. } => {
                 stop(if !with_hints.is_empty() {

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use datafusion::common::config::CsvOptions;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
@@ -22,7 +21,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::infer::display;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, clip};
 
 /// How records are written in a CSV file.
 struct CsvShape {
@@ -56,18 +55,6 @@ impl CsvShape {
             .comment(self.comment)
             .from_reader(text)
     }
-}
-
-/// A reader of raw records that are written as the options say.
-pub(super) fn reader(options: &CsvOptions, text: Box<dyn Read + Send>) -> csv::Reader<Box<dyn Read + Send>> {
-    csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(options.delimiter)
-        .quote(options.quote)
-        .escape(options.escape)
-        .comment(options.comment)
-        .from_reader(text)
 }
 
 /// A line with more or fewer fields than the others.
@@ -236,13 +223,6 @@ fn search_records(
 fn shown(record: &csv::ByteRecord, delimiter: u8) -> String {
     let fields: Vec<String> = record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
     clip(&fields.join(&char::from(delimiter).to_string()))
-}
-
-fn clip(text: &str) -> String {
-    match text.char_indices().nth(120) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 /// Names the Parquet file that cannot be read to its end. Only local files are tried.

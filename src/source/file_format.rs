@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::config::CsvOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{GetExt, Result as DfResult, Statistics};
 use datafusion::datasource::file_format::csv::CsvFormat;
@@ -24,16 +23,21 @@ use datafusion::datasource::file_format::file_compression_type::FileCompressionT
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::physical_plan::{FileScanConfig, FileSinkConfig, FileSource};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::LexRequirement;
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::csv_format::{self, CsvText};
+use super::csv_scan::CsvScan;
 use super::infer::{self, display};
 use super::json_scan::{self, JsonScan};
-use super::{infer_csv, infer_json};
-use crate::config::{RECORD_BYTES_LIMIT, SCHEMA_SAMPLE_BYTES, SCHEMA_SAMPLE_ROWS, parse_bytes, settings};
+use super::sniff::{self, Sniffed};
+use super::{Rejects, infer_json};
+use crate::config::{RECORD_BYTES_LIMIT, parse_bytes, settings};
 use crate::error::{Error, Result};
+use crate::format::csv::Dialect;
 use crate::format::{Members, Problem};
 
 /// Columns from which a table is read in smaller batches.
@@ -45,7 +49,7 @@ pub(super) const IGNORE_UNKNOWN: &str = "format.ignore_unknown";
 /// A text format as its options describe it.
 #[derive(Debug, Clone)]
 enum Text {
-    Csv(Box<CsvOptions>),
+    Csv(Box<CsvText>),
     Json(FileCompressionType, Members),
     /// Not text: DataFusion knows the columns.
     No,
@@ -56,39 +60,49 @@ enum Text {
 pub(super) struct FuseFormat {
     inner: Arc<dyn FileFormat>,
     text: Text,
+    rejects: Arc<Rejects>,
 }
 
 impl FuseFormat {
     /// `members`: what a JSON scan does about those that the columns do not have.
-    fn new(inner: Arc<dyn FileFormat>, members: Members) -> Self {
-        let any = inner.as_ref() as &dyn Any;
-        let text = if let Some(csv) = any.downcast_ref::<CsvFormat>() {
-            Text::Csv(Box::new(csv.options().clone()))
-        } else if let Some(json) = any.downcast_ref::<JsonFormat>() {
-            Text::Json(json.options().compression.into(), members)
-        } else {
-            Text::No
+    fn new(inner: Arc<dyn FileFormat>, csv: Option<CsvText>, members: Members, rejects: Arc<Rejects>) -> Self {
+        let json = (inner.as_ref() as &dyn Any).downcast_ref::<JsonFormat>();
+        let text = match (csv, json) {
+            (Some(csv), _) => Text::Csv(Box::new(csv)),
+            (None, Some(json)) => Text::Json(json.options().compression.into(), members),
+            (None, None) => Text::No,
         };
-        Self { inner, text }
+        Self { inner, text, rejects }
     }
 
-    /// The options, if this is CSV.
-    pub(super) fn csv_options(&self) -> Option<&CsvOptions> {
+    /// How files are read, if this is CSV.
+    pub(super) fn csv(&self) -> Option<&CsvText> {
         match &self.text {
-            Text::Csv(options) => Some(options),
+            Text::Csv(csv) => Some(csv),
             _ => None,
         }
+    }
+
+    /// The same for files of another dialect.
+    pub(super) fn with_dialect(&self, dialect: Dialect) -> Option<Self> {
+        let (inner, csv) = self.csv()?.with_dialect(dialect);
+        Some(Self { inner: Arc::new(inner), text: Text::Csv(Box::new(csv)), rejects: Arc::clone(&self.rejects) })
+    }
+
+    /// Dialect and columns of a CSV file.
+    pub(super) async fn sniff(&self, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<Sniffed> {
+        let name = display(file);
+        let Some(csv) = self.csv() else { return Err(Error::query(format!("{name}: not a CSV file"))) };
+        let (wanted, given) = (csv.dialect.clone(), Arc::clone(&csv.given));
+        let sniffed = sniff::look(store, file, csv.options.compression.into(), wanted, given, name.clone()).await?;
+        self.rejects.read_as(&name, sniffed.dialect.words());
+        Ok(sniffed)
     }
 
     async fn infer(&self, state: &dyn Session, store: &dyn ObjectStore, file: &ObjectMeta) -> Result<SchemaRef> {
         let name = display(file);
         match self.text.clone() {
-            Text::Csv(options) => {
-                let bytes = SCHEMA_SAMPLE_BYTES as u64;
-                let sample = Sample::open(store, file, options.compression.into(), bytes).await?;
-                let header = options.has_header.unwrap_or_else(|| state.config_options().catalog.has_header);
-                blocking(move || infer_csv::columns(sample, &options, header, &name)).await
-            }
+            Text::Csv(_) => Ok(self.sniff(store, file).await?.schema),
             Text::Json(compression, _) => {
                 let bytes = parse_bytes(&settings(state.config_options()).json_sample)? as u64;
                 match json_columns(store, file, compression, bytes).await? {
@@ -155,8 +169,6 @@ pub(super) struct Sample {
     pub(super) text: Box<dyn Read + Send>,
     /// The text may end in the middle of a record.
     pub(super) cut: bool,
-    /// Rows to look at.
-    pub(super) rows: usize,
     /// To be set to zero at the end of each record.
     pub(super) unbroken: Arc<AtomicUsize>,
 }
@@ -181,14 +193,14 @@ impl<R: Read> Read for Bounded<R> {
 }
 
 impl Sample {
-    pub(super) fn new(text: impl Read + Send + 'static, cut: bool, rows: usize) -> Self {
+    pub(super) fn new(text: impl Read + Send + 'static, cut: bool) -> Self {
         let unbroken = Arc::new(AtomicUsize::new(0));
         let text = Bounded { inner: text, unbroken: Arc::clone(&unbroken) };
-        Self { text: Box::new(text), cut, rows, unbroken }
+        Self { text: Box::new(text), cut, unbroken }
     }
 
     /// At least the first `bytes` of a file.
-    async fn open(
+    pub(super) async fn open(
         store: &dyn ObjectStore,
         file: &ObjectMeta,
         compression: FileCompressionType,
@@ -204,7 +216,7 @@ impl Sample {
                 (Box::new(Cursor::new(bytes)), end < file.size)
             }
         };
-        Ok(Self::new(compression.convert_read(BufReader::new(raw))?, cut, SCHEMA_SAMPLE_ROWS))
+        Ok(Self::new(compression.convert_read(BufReader::new(raw))?, cut))
     }
 }
 
@@ -213,7 +225,7 @@ impl FileFormat for FuseFormat {
     /// The ending of files that this format writes, without the dot.
     fn get_ext(&self) -> String {
         let plain = match &self.text {
-            Text::Csv(options) if options.delimiter == b'\t' => "tsv".to_owned(),
+            Text::Csv(csv) if csv.dialect.delimiter == b'\t' => "tsv".to_owned(),
             _ => self.inner.get_ext(),
         };
         let compression = self.compression_type().map(|kind| kind.get_ext()).unwrap_or_default();
@@ -246,7 +258,7 @@ impl FileFormat for FuseFormat {
         for file in objects {
             schemas.push(self.infer(state, store.as_ref(), file).await?);
         }
-        Ok(infer::union(objects, &schemas, self.csv_options().is_some())?)
+        Ok(infer::union(objects, &schemas, self.csv().is_some())?)
     }
 
     /// What is known of a file. Statistics of floats leave NaN out, which is larger than all in SQL, so a
@@ -288,6 +300,10 @@ impl FileFormat for FuseFormat {
             // Text readers keep some bytes for each column and row of a batch.
             conf.batch_size = Some((WIDE_COLUMNS * 1024 / columns).max(16));
         }
+        if conf.file_source().downcast_ref::<CsvScan>().is_some() {
+            conf.file_compression_type = self.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
+            return Ok(DataSourceExec::from_data_source(conf));
+        }
         self.inner.create_physical_plan(state, conf).await
     }
 
@@ -302,8 +318,11 @@ impl FileFormat for FuseFormat {
     }
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
-        match self.text {
-            Text::Json(_, members) => Arc::new(JsonScan::new(table_schema, members)),
+        match &self.text {
+            Text::Json(_, members) => Arc::new(JsonScan::new(table_schema, *members)),
+            Text::Csv(csv) if !csv.is_cut() => {
+                Arc::new(CsvScan::new(csv.dialect.clone(), table_schema, Arc::clone(&self.rejects)))
+            }
             _ => self.inner.file_source(table_schema),
         }
     }
@@ -311,18 +330,31 @@ impl FileFormat for FuseFormat {
 
 /// Makes [`FuseFormat`]s.
 #[derive(Debug)]
-pub(super) struct FuseFormatFactory(pub(super) Arc<dyn FileFormatFactory>);
+pub(super) struct FuseFormatFactory {
+    pub(super) inner: Arc<dyn FileFormatFactory>,
+    pub(super) rejects: Arc<Rejects>,
+}
+
+impl FuseFormatFactory {
+    fn format(&self, inner: Arc<dyn FileFormat>, csv: Option<CsvText>, members: Members) -> Arc<dyn FileFormat> {
+        Arc::new(FuseFormat::new(inner, csv, members, Arc::clone(&self.rejects)))
+    }
+}
 
 impl GetExt for FuseFormatFactory {
     fn get_ext(&self) -> String {
-        self.0.get_ext()
+        self.inner.get_ext()
     }
+}
+
+fn as_csv(format: &dyn FileFormat) -> Option<&CsvFormat> {
+    (format as &dyn Any).downcast_ref::<CsvFormat>()
 }
 
 impl FileFormatFactory for FuseFormatFactory {
     fn create(&self, state: &dyn Session, options: &HashMap<String, String>) -> DfResult<Arc<dyn FileFormat>> {
         let (mut options, mut members) = (options.clone(), Members::Refused);
-        if self.0.get_ext() == "json"
+        if self.inner.get_ext() == "json"
             && let Some(ignore) = options.remove(IGNORE_UNKNOWN)
         {
             members = match ignore.trim().to_ascii_lowercase().as_str() {
@@ -331,15 +363,29 @@ impl FileFormatFactory for FuseFormatFactory {
                 _ => return Err(Error::sql("it is true or false").into()),
             };
         }
-        Ok(Arc::new(FuseFormat::new(self.0.create(state, &options)?, members)))
+        if as_csv(self.inner.default().as_ref()).is_none() {
+            return Ok(self.format(self.inner.create(state, &options)?, None, members));
+        }
+        let (ours, theirs) = csv_format::split_options(&options);
+        csv_format::checked(&ours)?;
+        let inner = self.inner.create(state, &theirs).map_err(csv_format::explain_option)?;
+        let header = state.config_options().catalog.has_header;
+        let csv = csv_text(inner.as_ref(), &ours, header)?;
+        Ok(self.format(inner, csv, members))
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {
-        Arc::new(FuseFormat::new(self.0.default(), Members::Refused))
+        let inner = self.inner.default();
+        let csv = csv_text(inner.as_ref(), &HashMap::new(), true).unwrap_or_default();
+        self.format(inner, csv, Members::Refused)
     }
 }
 
-/// The options of a CSV format of ours.
-pub(super) fn csv_options(format: &dyn FileFormat) -> Option<&CsvOptions> {
-    (format as &dyn Any).downcast_ref::<FuseFormat>()?.csv_options()
+fn csv_text(inner: &dyn FileFormat, ours: &HashMap<String, String>, has_header: bool) -> Result<Option<CsvText>> {
+    as_csv(inner).map(|csv| CsvText::new(csv.options().clone(), ours, has_header)).transpose()
+}
+
+/// The format as ours.
+pub(super) fn fuse_format(format: &dyn FileFormat) -> Option<&FuseFormat> {
+    (format as &dyn Any).downcast_ref::<FuseFormat>()
 }

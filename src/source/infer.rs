@@ -15,30 +15,42 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::Location;
+use super::file_format::fuse_format;
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result};
+use crate::format::csv::Dialect;
 
 /// Files that share their columns.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) schema: SchemaRef,
+    /// How they are written, if they are CSV files.
+    pub(super) dialect: Option<Dialect>,
     pub(super) files: Vec<ObjectMeta>,
     /// What the folders of all these files say, where the groups differ in it.
     pub(super) folders: Vec<(String, String)>,
 }
 
-/// The columns of each file.
+/// The columns of each file, and its dialect if it is a CSV file.
 pub(super) async fn schemas(
     state: &dyn Session,
     store: &Arc<dyn ObjectStore>,
     format: &Arc<dyn FileFormat>,
     files: &[ObjectMeta],
-) -> Result<Vec<SchemaRef>> {
+) -> Result<Vec<(SchemaRef, Option<Dialect>)>> {
     let one = |file: ObjectMeta| async move {
-        let look = format.infer_schema(state, store, std::slice::from_ref(&file));
+        let look = async {
+            match fuse_format(format.as_ref()) {
+                Some(format) if format.csv().is_some() => {
+                    let sniffed = format.sniff(store.as_ref(), &file).await?;
+                    Ok((sniffed.schema, Some(sniffed.dialect)))
+                }
+                _ => Ok((format.infer_schema(state, store, std::slice::from_ref(&file)).await?, None)),
+            }
+        };
         // Decoders of damaged files may panic.
         match AssertUnwindSafe(look).catch_unwind().await {
-            Ok(schema) => schema.map_err(|e| unreadable(&file, Error::from(e))),
+            Ok(schema) => schema.map_err(|e: Error| unreadable(&file, e)),
             Err(_) => Err(Error::query(format!("cannot read {}: the file is damaged", display(&file)))),
         }
     };
@@ -105,22 +117,29 @@ pub(super) fn union(files: &[ObjectMeta], schemas: &[SchemaRef], textual: bool) 
     Ok(Arc::new(Schema::new(fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>())))
 }
 
-/// Files by their header, those whose columns have the same names in the same order; and, if `by_folder`,
-/// by what their partition folders say.
+/// Files by their header, those whose columns have the same names in the same order, and their dialect; if
+/// `by_folder`, by what their partition folders say; if `by_name`, each by itself, as a folder `filename=…` would.
 pub(super) fn groups(
     location: &Location,
     files: Vec<ObjectMeta>,
     schemas: Vec<SchemaRef>,
+    dialects: Vec<Option<Dialect>>,
     by_folder: bool,
+    by_name: bool,
 ) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (file, schema) in files.into_iter().zip(schemas) {
-        let folders = if by_folder { folder_pairs(location, &file) } else { Vec::new() };
+    for ((file, schema), dialect) in files.into_iter().zip(schemas).zip(dialects) {
+        let mut folders = if by_folder { folder_pairs(location, &file) } else { Vec::new() };
+        if by_name {
+            folders.push(("filename".to_owned(), display(&file)));
+        }
         let names = |schema: &SchemaRef| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
-        let same = |group: &Group| group.folders == folders && names(&group.schema) == names(&schema);
+        let same = |group: &Group| {
+            group.folders == folders && group.dialect == dialect && names(&group.schema) == names(&schema)
+        };
         match groups.iter_mut().find(|group| same(group)) {
             Some(group) => group.files.push(file),
-            None => groups.push(Group { schema, files: vec![file], folders }),
+            None => groups.push(Group { schema, dialect, files: vec![file], folders }),
         }
     }
     groups

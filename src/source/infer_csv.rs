@@ -1,23 +1,19 @@
 //! The columns of a CSV file.
 //!
-//! Enters: the start of a file. Leaves: a name and a type for each column. Always holds: every value that was
-//! looked at can be read as its column's type, and reads back as the text that it was, but for the form of
-//! floats and times; a line with too many or too few fields is an error that names it.
+//! Enters: records of a file. Leaves: a name and a type for each column, and the form of dates and numbers.
+//! Always holds: every value that was looked at can be read as its column's type, and reads back as the text that
+//! it was, but for the form of numbers and times; what can be read in two ways stays text.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use chrono::{NaiveDate, Utc};
-use datafusion::common::config::CsvOptions;
-use regex::Regex;
+use chrono::{NaiveDate, NaiveDateTime, Utc};
 
-use super::diagnose::{ragged, reader};
-use super::file_format::Sample;
 use crate::config::COLUMNS_LIMIT;
 use crate::error::{Error, Result};
+use crate::format::csv::{DATE_FORMATS, Dialect, Records, TIME_ENDINGS, plain_number};
 
 /// What the values of a column, as far as they were seen, can all be.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +28,18 @@ struct Possible {
     /// A time with a zone.
     zoned: bool,
     nanoseconds: bool,
+    /// A point has been seen in a number.
+    point: bool,
+    /// Numbers with a decimal comma, and whether a value can be no other number.
+    comma: bool,
+    comma_sure: bool,
+    /// The same with commas between groups of digits; and whether all are whole.
+    grouped: bool,
+    grouped_sure: bool,
+    grouped_whole: bool,
+    /// A bit for each of [`DATE_FORMATS`] in which all can be dates; and times.
+    dates: u16,
+    times: u32,
 }
 
 impl Possible {
@@ -44,6 +52,14 @@ impl Possible {
         local: true,
         zoned: true,
         nanoseconds: false,
+        point: false,
+        comma: true,
+        comma_sure: false,
+        grouped: true,
+        grouped_sure: false,
+        grouped_whole: true,
+        dates: (1 << DATE_FORMATS.len()) - 1,
+        times: (1 << (DATE_FORMATS.len() * TIME_ENDINGS.len())) - 1,
     };
 
     const NONE: Self = Self {
@@ -55,6 +71,14 @@ impl Possible {
         local: false,
         zoned: false,
         nanoseconds: false,
+        point: false,
+        comma: false,
+        comma_sure: false,
+        grouped: false,
+        grouped_sure: false,
+        grouped_whole: false,
+        dates: 0,
+        times: 0,
     };
 
     fn see(&mut self, text: &str) {
@@ -75,6 +99,48 @@ impl Possible {
             self.local &= is_date(text) || time.as_ref().is_some_and(|time| !time.zoned);
             self.zoned &= time.as_ref().is_some_and(|time| time.zoned);
             self.nanoseconds |= time.is_some_and(|time| time.fraction > 6);
+        }
+        self.point |= self.float && text.contains('.');
+        self.see_local_number(text);
+        self.see_local_date(text);
+    }
+
+    fn see_local_number(&mut self, text: &str) {
+        let zeros = text.trim_start_matches('-');
+        let code = zeros.len() > 1 && zeros.starts_with('0') && zeros.as_bytes()[1].is_ascii_digit();
+        if self.comma {
+            let groups = text.matches('.').count();
+            let fraction = text.split_once(',').map(|(_, fraction)| fraction.len());
+            self.comma = !code && plain_number(text, b',', Some(b'.')).is_some();
+            self.comma_sure |= self.comma && (fraction.is_some_and(|digits| digits != 3 || groups > 0) || groups > 1);
+        }
+        if self.grouped {
+            let groups = text.matches(',').count();
+            self.grouped = !code && plain_number(text, b'.', Some(b',')).is_some();
+            self.grouped_sure |= self.grouped && (groups > 1 || (groups == 1 && text.contains('.')));
+            self.grouped_whole &= !text.contains('.');
+        }
+    }
+
+    fn see_local_date(&mut self, text: &str) {
+        if self.dates == 0 && self.times == 0 {
+            return;
+        }
+        if !text.starts_with(|c: char| c.is_ascii_digit()) || text.len() < 8 || text.len() > 32 {
+            (self.dates, self.times) = (0, 0);
+            return;
+        }
+        for (at, form) in DATE_FORMATS.iter().enumerate() {
+            if self.dates & (1 << at) != 0 && NaiveDate::parse_from_str(text, form).is_err() {
+                self.dates &= !(1 << at);
+            }
+            for (ending, clock) in TIME_ENDINGS.iter().enumerate() {
+                let bit = 1 << (at * TIME_ENDINGS.len() + ending);
+                let reads = || NaiveDateTime::parse_from_str(text, &format!("{form}{clock}")).is_ok();
+                if self.times & bit != 0 && !reads() {
+                    self.times &= !bit;
+                }
+            }
         }
     }
 
@@ -136,80 +202,144 @@ impl Time {
     }
 }
 
-/// Reads the columns of the file called `name`.
-pub(super) fn columns(sample: Sample, options: &CsvOptions, has_header: bool, name: &str) -> Result<SchemaRef> {
-    let null = options.null_regex.as_deref().map(Regex::new).transpose();
-    let null = null.map_err(|e| Error::sql(format!("null_regex cannot be read: {e}")))?;
-    let unbroken = Arc::clone(&sample.unbroken);
-    let (cut, rows) = (sample.cut, options.schema_infer_max_rec.unwrap_or(sample.rows));
-    let mut records = reader(options, sample.text);
-    let mut record = csv::ByteRecord::new();
-    let mut header: Option<Vec<String>> = None;
-    let mut possible: Vec<Possible> = Vec::new();
-    let mut seen = 0;
-    while seen < rows {
-        match records.read_byte_record(&mut record) {
-            Ok(true) => {}
-            Ok(false) => break,
-            Err(_) if cut => break,
-            Err(error) => return Err(Error::query(format!("cannot read {name}: {error}"))),
-        }
-        unbroken.store(0, Ordering::Relaxed);
-        let line = record.position().map_or(0, csv::Position::line);
-        if header.is_none() {
-            header = Some(names(&record, has_header, name)?);
-            possible = vec![Possible::ALL; record.len()];
-            if has_header {
-                continue;
-            }
-        }
-        if record.len() != possible.len() && !options.truncated_rows.unwrap_or(false) {
-            if cut && records.is_done() {
-                break;
-            }
-            return Err(ragged(name, line, &record, possible.len(), options.delimiter));
-        }
-        look(&record, &mut possible, null.as_ref(), name, line, header.as_deref().unwrap_or_default())?;
-        seen += 1;
-    }
-    let fields = header.unwrap_or_default().into_iter().zip(possible);
-    let fields: Vec<Field> = fields.map(|(name, possible)| Field::new(name, possible.data_type(), true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+/// What was found in the records of a file.
+#[derive(Debug)]
+pub(super) struct Columns {
+    pub(super) types: Vec<DataType>,
+    pub(super) dateformat: Option<String>,
+    pub(super) timestampformat: Option<String>,
+    /// What stands before fractions and between groups of digits.
+    pub(super) number: Option<(u8, u8)>,
+    /// Columns that are not text.
+    pub(super) typed: usize,
 }
 
-fn look(
-    record: &csv::ByteRecord,
-    possible: &mut [Possible],
-    null: Option<&Regex>,
-    name: &str,
-    line: u64,
-    header: &[String],
-) -> Result<()> {
-    for (at, (field, possible)) in record.iter().zip(possible).enumerate() {
-        let text = std::str::from_utf8(field).map_err(|_| {
-            let column = header.get(at).map_or("", String::as_str);
-            super::diagnose::not_utf8(name, line, column, &String::from_utf8_lossy(field))
-        })?;
-        if !text.is_empty() && !null.is_some_and(|null| null.is_match(text)) {
-            possible.see(text);
+/// Finds the types of the columns. What the dialect says of dates and numbers holds.
+pub(super) fn types(records: &Records, rows: impl Iterator<Item = usize>, width: usize, dialect: &Dialect) -> Columns {
+    let mut possible = vec![Possible::ALL; width];
+    for record in rows.filter(|record| records.is_sound(*record) && records.width(*record) == width) {
+        for (field, possible) in records.fields(record).zip(&mut possible) {
+            match std::str::from_utf8(field) {
+                Ok("") => {}
+                Ok(text) if dialect.nulls.iter().any(|null| null == text) => {}
+                Ok(text) => possible.see(text),
+                Err(_) => possible.see("not UTF-8"),
+            }
         }
     }
-    Ok(())
+    settle(&possible, dialect)
 }
 
-/// The names of the columns. A name that comes again gets a number: `a`, `a_1`.
-fn names(record: &csv::ByteRecord, has_header: bool, file: &str) -> Result<Vec<String>> {
-    if record.len() > COLUMNS_LIMIT {
-        return Err(Error::query(format!("{file}, line 1: {} columns, the limit is {COLUMNS_LIMIT}", record.len()))
-            .hint("is this the right delimiter? OPTIONS ('format.delimiter' ';') sets another"));
+fn settle(possible: &[Possible], dialect: &Dialect) -> Columns {
+    let mut types: Vec<DataType> = possible.iter().map(|possible| possible.data_type()).collect();
+    let text = |at: usize, types: &[DataType]| types[at] == DataType::Utf8;
+    let dateformat = dialect.dateformat.clone().or_else(|| only_date(possible));
+    if let Some(form) = &dateformat {
+        let bit = DATE_FORMATS.iter().position(|known| known == form);
+        for (at, possible) in possible.iter().enumerate() {
+            let fits = bit.is_some_and(|bit| possible.dates & (1 << bit) != 0) && possible.seen;
+            if text(at, &types) && fits {
+                types[at] = DataType::Date32;
+            }
+        }
     }
-    let mut names: Vec<String> = Vec::with_capacity(record.len());
-    let mut taken = HashSet::with_capacity(record.len());
-    for (at, field) in record.iter().enumerate() {
-        let given = match std::str::from_utf8(field) {
-            _ if !has_header => format!("column_{}", at + 1),
+    let timestampformat = dialect.timestampformat.clone().or_else(|| only_time(possible, dateformat.as_deref()));
+    if let Some(form) = &timestampformat {
+        for (at, possible) in possible.iter().enumerate() {
+            let known = |bit: &usize| time_form(*bit) == *form && possible.times & (1 << bit) != 0 && possible.seen;
+            if text(at, &types) && (0..DATE_FORMATS.len() * TIME_ENDINGS.len()).any(|bit| known(&bit)) {
+                types[at] = DataType::Timestamp(TimeUnit::Microsecond, None);
+            }
+        }
+    }
+    let number = number_form(possible, &types, dialect);
+    for (at, possible) in possible.iter().enumerate().filter(|(_, possible)| possible.seen) {
+        match number {
+            Some((b',', _)) if text(at, &types) && possible.comma => types[at] = DataType::Float64,
+            Some((b'.', _)) if text(at, &types) && possible.grouped => {
+                types[at] = if possible.grouped_whole { DataType::Int64 } else { DataType::Float64 };
+            }
+            _ => {}
+        }
+    }
+    let typed = types.iter().filter(|kind| !matches!(kind, DataType::Utf8 | DataType::Null)).count();
+    let used = |kind: fn(&DataType) -> bool, form: Option<String>| form.filter(|_| types.iter().any(kind));
+    Columns {
+        dateformat: used(|kind| *kind == DataType::Date32, dateformat),
+        timestampformat: used(|kind| matches!(kind, DataType::Timestamp(_, None)), timestampformat),
+        types,
+        number,
+        typed,
+    }
+}
+
+/// The one form in which a column's texts are dates. Where day and month could be changed, another column or
+/// value has to tell.
+fn only_date(possible: &[Possible]) -> Option<String> {
+    let dates = possible.iter().filter(|possible| possible.seen && possible.dates != 0);
+    let bit =
+        dates.map(|possible| possible.dates).filter(|dates| dates.count_ones() == 1).map(u16::trailing_zeros).next()?;
+    Some(DATE_FORMATS[bit as usize].to_owned())
+}
+
+fn only_time(possible: &[Possible], dateformat: Option<&str>) -> Option<String> {
+    let times = possible.iter().filter(|possible| possible.seen && possible.times != 0);
+    for possible in times {
+        let forms: Vec<usize> =
+            (0..DATE_FORMATS.len() * TIME_ENDINGS.len()).filter(|bit| possible.times & (1 << bit) != 0).collect();
+        let known = forms.iter().find(|bit| dateformat == Some(DATE_FORMATS[**bit / TIME_ENDINGS.len()]));
+        if let Some(bit) = known.or(if forms.len() == 1 { forms.first() } else { None }) {
+            return Some(time_form(*bit));
+        }
+    }
+    None
+}
+
+fn time_form(bit: usize) -> String {
+    format!("{}{}", DATE_FORMATS[bit / TIME_ENDINGS.len()], TIME_ENDINGS[bit % TIME_ENDINGS.len()])
+}
+
+/// What stands before fractions and between groups, if that is sure and holds for the whole file.
+fn number_form(possible: &[Possible], types: &[DataType], dialect: &Dialect) -> Option<(u8, u8)> {
+    if dialect.decimal != b'.' || dialect.thousands.is_some() {
+        let other = if dialect.decimal == b',' { b'.' } else { b',' };
+        return Some((dialect.decimal, dialect.thousands.unwrap_or(other)));
+    }
+    let texts = || possible.iter().zip(types).filter(|(possible, kind)| possible.seen && **kind == DataType::Utf8);
+    let points = possible.iter().zip(types).any(|(possible, kind)| possible.point && *kind == DataType::Float64);
+    let comma = texts().any(|(possible, _)| possible.comma && possible.comma_sure && !possible.grouped_sure);
+    let grouped = texts().any(|(possible, _)| possible.grouped && possible.grouped_sure && !possible.comma_sure);
+    match (comma && !points, grouped) {
+        (true, false) => Some((b',', b'.')),
+        (false, true) => Some((b'.', b',')),
+        _ => None,
+    }
+}
+
+/// The columns of a file, of names and types.
+pub(super) fn schema(names: Vec<String>, types: Vec<DataType>) -> SchemaRef {
+    let fields = names.into_iter().zip(types).map(|(name, kind)| Field::new(name, kind, true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The names of the columns. A name that comes again gets a number: `a`, `a_1`; one that is missing is `column_2`.
+pub(super) fn names<'a>(header: impl Iterator<Item = &'a [u8]>, width: usize, file: &str) -> Result<Vec<String>> {
+    if width > COLUMNS_LIMIT {
+        return Err(Error::query(format!("{file}, line 1: {width} columns, the limit is {COLUMNS_LIMIT}"))
+            .hint("is this the right delimiter? read_csv('…', delim => ';') sets another"));
+    }
+    let mut names: Vec<String> = Vec::with_capacity(width);
+    let mut taken = HashSet::with_capacity(width);
+    let mut header = header.fuse();
+    for at in 0..width {
+        let given = match std::str::from_utf8(header.next().unwrap_or_default()) {
+            Ok(text) if text.trim().is_empty() => format!("column_{}", at + 1),
             Ok(text) => text.trim_start_matches('\u{feff}').to_owned(),
-            Err(_) => return Err(super::diagnose::not_utf8(file, 1, "", &String::from_utf8_lossy(field))),
+            Err(_) => {
+                return Err(Error::query(format!("{file}, line 1: not UTF-8")).hint(format!(
+                    "read_csv('{file}', encoding => 'latin-1') reads Western European text; iconv converts others"
+                )));
+            }
         };
         let mut name = given.clone();
         let mut number = 0;
@@ -224,12 +354,17 @@ fn names(record: &csv::ByteRecord, has_header: bool, file: &str) -> Result<Vec<S
 
 #[cfg(test)]
 mod tests {
+    use super::super::sniff::sniff;
     use super::*;
 
+    fn found(text: &str) -> (Vec<DataType>, Dialect) {
+        let sniffed =
+            sniff(text.as_bytes(), true, &[], &Dialect::default(), &HashSet::new(), "t.csv").expect("columns");
+        (sniffed.schema.fields().iter().map(|field| field.data_type().clone()).collect(), sniffed.dialect)
+    }
+
     fn types(text: &str) -> Vec<DataType> {
-        let sample = Sample::new(std::io::Cursor::new(text.to_owned()), false, 100);
-        let schema = columns(sample, &CsvOptions::default(), true, "t.csv").expect("columns");
-        schema.fields().iter().map(|field| field.data_type().clone()).collect()
+        found(text).0
     }
 
     #[test]
@@ -244,5 +379,15 @@ mod tests {
         assert_eq!(types("a\n2024-02-29 01:02:03 foo\n"), [Utf8]);
         assert_eq!(types("a,b\n,\n,x\n"), [Null, Utf8]);
         assert_eq!(types("a,b\n\"x,\\\",\"two\nlines\"\n"), [Utf8, Utf8]);
+    }
+
+    #[test]
+    fn dates_and_numbers_of_other_countries_are_found_where_they_are_sure() {
+        use DataType::*;
+        let (types, dialect) = found("d;e;n\n01/02/2024;x;1,5\n28/02/2024;y;1.234,75\n");
+        assert_eq!(types, [Date32, Utf8, Float64]);
+        assert_eq!((dialect.dateformat.as_deref(), dialect.decimal), (Some("%d/%m/%Y"), b','));
+        assert_eq!(found("d;n\n01/02/2024;1,234\n02/03/2024;5,678\n").0, [Utf8, Utf8]);
+        assert_eq!(found("t,n\n28.02.2024 12:30,\"1,234.5\"\n").0, [Timestamp(TimeUnit::Microsecond, None), Float64]);
     }
 }

@@ -36,6 +36,18 @@ impl FileKind {
         Some(Self { ending, compression })
     }
 
+    /// The kind of a file that is of `format` whatever its name says; only the compression is told by it.
+    pub(super) fn forced(format: &str, path: &str) -> Self {
+        let ending = match format {
+            "PARQUET" => "parquet",
+            "CSV" => "csv",
+            _ => "json",
+        };
+        let last = path.rsplit('.').next().unwrap_or("");
+        let compression = last.to_ascii_lowercase().parse().unwrap_or(FileCompressionType::UNCOMPRESSED);
+        Self { ending, compression }
+    }
+
     /// The name of the format, as in STORED AS.
     pub fn format(&self) -> &'static str {
         match self.ending {

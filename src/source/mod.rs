@@ -3,6 +3,9 @@
 //! Enters: a path, URL or glob that a statement names. Leaves: a table over the files behind it.
 //! Always holds: what is not there, or cannot be read, is an error that names the file.
 
+mod call;
+mod csv_format;
+mod csv_scan;
 mod diagnose;
 mod file_format;
 mod infer;
@@ -10,11 +13,15 @@ mod infer_csv;
 mod infer_json;
 mod json_scan;
 mod location;
+mod rejects;
+mod sniff;
 mod stores;
 pub mod stream;
 mod table;
 
+pub use call::table_for_call;
 pub use diagnose::explain_scan_error;
 pub use location::{DATA_ENDINGS, FileKind, Location};
+pub use rejects::Rejects;
 pub use stores::Stores;
 pub use table::{FileTableFactory, register_formats, table_for_path};

@@ -4,7 +4,7 @@
 //! a union of several where CSV headers differ. Always holds: the format is known from the ending or
 //! from STORED AS; columns match by name; partition columns are typed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
 
@@ -22,26 +22,49 @@ use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, co
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, csv_options};
+use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
 use super::infer::{self, Group};
 use super::stream::{StreamFactory, StreamTable};
-use super::{DATA_ENDINGS, FileKind, Location};
-use crate::config::{NULL_FOLDER, SCHEMA_SAMPLE_ROWS};
-use crate::error::{Error, Result, unknown_format};
+use super::{DATA_ENDINGS, FileKind, Location, Rejects};
+use crate::config::NULL_FOLDER;
+use crate::error::{Error, Result, near_name, unknown_format};
+use crate::format::csv::{Dialect, canonical_option};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
 
 /// Makes `STORED AS` of every file format ours.
-pub fn register_formats(state: &mut SessionState) -> Result<()> {
+pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Result<()> {
     state.table_factories_mut().insert("RATE".to_owned(), Arc::new(StreamFactory));
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {
-            state.register_file_format(Arc::new(FuseFormatFactory(factory)), true)?;
+            let factory = FuseFormatFactory { inner: factory, rejects: Arc::clone(rejects) };
+            state.register_file_format(Arc::new(factory), true)?;
         }
     }
     Ok(())
+}
+
+/// What a call such as `read_csv('x.txt', delim => ';')` wants of its table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wishes {
+    /// The format, whatever the ending says.
+    pub(super) format: Option<&'static str>,
+    /// Options of the format.
+    pub(super) options: HashMap<String, String>,
+    /// The names and types of all columns.
+    pub(super) columns: Option<Vec<(String, DataType)>>,
+    /// The names of the columns, in order.
+    pub(super) names: Vec<String>,
+    /// The types of some columns.
+    pub(super) types: Vec<(String, DataType)>,
+    /// All columns are text.
+    pub(super) all_text: bool,
+    /// A column more holds the file's path.
+    pub(super) filename: bool,
+    /// Folders named `key=value` are no columns.
+    pub(super) unpartitioned: bool,
 }
 
 /// The table that `FROM 'path'` means, or nothing if `text` is no path.
@@ -49,14 +72,60 @@ pub async fn table_for_path(state: &SessionState, text: &str) -> Result<Option<A
     if !Location::looks_like_one(text) {
         return Ok(None);
     }
+    wished_table(state, text, &Wishes::default()).await.map(Some)
+}
+
+/// The table over the files of `text`.
+pub(super) async fn wished_table(state: &SessionState, text: &str, wishes: &Wishes) -> Result<Arc<dyn TableProvider>> {
+    let found = find(state, text, wishes).await?;
+    if found.united { found.union(state) } else { found.listing(state) }
+}
+
+/// Lists the files of `text` and looks into them.
+pub(super) async fn find(state: &SessionState, text: &str, wishes: &Wishes) -> Result<Found> {
     let location = Location::parse(text)?;
     let store = state.runtime_env().object_store(&location.url)?;
     let listed = location.files(state).await?;
-    let (kind, suffix, files) = data_files(&location, listed, store.as_ref()).await?;
-    let options = format_options(&kind, store.as_ref(), &files).await?;
+    let (kind, suffix, files) = match wishes.format {
+        None => data_files(&location, listed, store.as_ref()).await?,
+        Some(format) => forced_files(format, &location, listed, store.as_ref()).await?,
+    };
+    let mut options = format_options(&kind, store.as_ref(), &files).await?;
+    if wishes.options.contains_key("delimiter") {
+        options.remove("format.delimiter");
+    }
+    options.extend(wishes.options.iter().map(|(name, value)| (format!("format.{name}"), value.clone())));
     let format = create_format(state, kind.format(), &options)?;
-    let found = Found::look(state, &store, location, format, files, true).await?;
-    if found.united { Ok(Some(found.union(state)?)) } else { Ok(Some(found.listing(state, &suffix)?)) }
+    let mut found = Found::look(state, &store, location, format, files, wishes).await?;
+    found.suffix = suffix;
+    Ok(found)
+}
+
+/// The files among those listed that a call names, whatever their endings are.
+async fn forced_files(
+    format: &'static str,
+    location: &Location,
+    mut listed: Vec<ObjectMeta>,
+    store: &dyn ObjectStore,
+) -> Result<(FileKind, String, Vec<ObjectMeta>)> {
+    if listed.is_empty() {
+        return Err(location.missing(store).await);
+    }
+    let of_format =
+        |file: &ObjectMeta| FileKind::of(file.location.as_ref()).is_some_and(|kind| kind.format() == format);
+    let folder = location.url.is_collection() && location.url.get_glob().is_none();
+    if folder && listed.iter().any(of_format) {
+        listed.retain(of_format);
+    }
+    listed.retain(|file| file.size > 0);
+    let Some(first) = listed.first() else {
+        return Err(Error::query(format!("'{}' is empty: it has no header and no rows", location.text)));
+    };
+    let known = FileKind::of(first.location.as_ref()).filter(|kind| kind.format() == format);
+    let kind = known.unwrap_or_else(|| FileKind::forced(format, first.location.as_ref()));
+    let suffix = if folder && known.is_some() { kind.suffix() } else { String::new() };
+    listed.retain(|file| file.location.as_ref().ends_with(&suffix));
+    Ok((kind, suffix, listed))
 }
 
 /// The data files among those listed, their one format and the ending that selects them again.
@@ -100,9 +169,6 @@ async fn format_options(
     let mut options = HashMap::new();
     if let Some(name) = kind.compression_name() {
         options.insert("format.compression".to_owned(), name.to_owned());
-    }
-    if kind.format() == "CSV" {
-        options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
     }
     if kind.ending == "tsv" {
         options.insert("format.delimiter".to_owned(), "\t".to_owned());
@@ -155,8 +221,10 @@ fn name_bad_option(
 }
 
 /// Files that were found and what is in them.
-struct Found {
+pub(super) struct Found {
     location: Location,
+    /// The ending that selects them in their folder.
+    suffix: String,
     format: Arc<dyn FileFormat>,
     partitions: Vec<(String, DataType)>,
     /// One group, unless they are to be united.
@@ -167,25 +235,81 @@ struct Found {
     united: bool,
 }
 
+/// The columns of all files together; those of text files in which no value was seen are text.
+fn union(files: &[ObjectMeta], schemas: &[SchemaRef], csv: bool) -> Result<SchemaRef> {
+    let same = schemas.windows(2).all(|pair| pair[0] == pair[1]);
+    let schema = if same { Arc::clone(&schemas[0]) } else { infer::union(files, schemas, csv)? };
+    if !csv || schema.fields().iter().all(|field| *field.data_type() != DataType::Null) {
+        return Ok(schema);
+    }
+    let text = |field: &Arc<Field>| match field.data_type() {
+        DataType::Null => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
+        _ => Arc::clone(field),
+    };
+    Ok(Arc::new(Schema::new(schema.fields().iter().map(text).collect::<Vec<_>>())))
+}
+
+impl Wishes {
+    /// The columns of a file as the user wants them.
+    fn apply(&self, schema: &SchemaRef, file: &ObjectMeta, csv: bool) -> Result<SchemaRef> {
+        let name = infer::display(file);
+        let has = schema.fields().len();
+        let count = |given: usize, what: &str| {
+            Error::query(format!("{name} has {has} columns, but {given} {what} are given"))
+                .hint(format!("sniff_csv('{name}') shows the columns; is the delimiter right?"))
+        };
+        if let Some(columns) = &self.columns {
+            if csv && columns.len() != has {
+                return Err(count(columns.len(), "columns"));
+            }
+            let fields = columns.iter().map(|(name, kind)| Field::new(name, kind.clone(), true));
+            return Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        }
+        if self.names.len() > has {
+            return Err(count(self.names.len(), "names"));
+        }
+        let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        for (field, name) in fields.iter_mut().zip(&self.names) {
+            field.set_name(name.clone());
+        }
+        if self.all_text {
+            fields.iter_mut().for_each(|field| field.set_data_type(DataType::Utf8));
+        }
+        for (column, kind) in &self.types {
+            let Some(field) = fields.iter_mut().find(|field| field.name() == column) else {
+                let error = Error::sql(format!("types: {name} has no column named {column}"));
+                return Err(match near_name(column, schema.fields().iter().map(|field| field.name().as_str())) {
+                    Some(near) => error.hint(format!("did you mean {near}?")),
+                    None => error,
+                });
+            };
+            field.set_data_type(kind.clone());
+        }
+        Ok(Arc::new(Schema::new(fields)))
+    }
+}
+
 fn same_names(a: &SchemaRef, b: &SchemaRef) -> bool {
     a.fields().iter().map(|field| field.name()).eq(b.fields().iter().map(|field| field.name()))
 }
 
 impl Found {
-    /// Opens the files. `partitioned`: `key=value` folders are columns.
+    /// Opens the files.
     async fn look(
         state: &dyn Session,
         store: &Arc<dyn ObjectStore>,
         location: Location,
         format: Arc<dyn FileFormat>,
         files: Vec<ObjectMeta>,
-        partitioned: bool,
+        wishes: &Wishes,
     ) -> Result<Self> {
-        let csv = csv_options(format.as_ref()).is_some();
-        let schemas = infer::schemas(state, store, &format, &files).await?;
-        let partitions = if partitioned { infer::partitions(&location, &files)? } else { Vec::new() };
-        let same = schemas.windows(2).all(|pair| pair[0] == pair[1]);
-        let schema = if same { Arc::clone(&schemas[0]) } else { infer::union(&files, &schemas, csv)? };
+        let csv = fuse_format(format.as_ref()).is_some_and(|format| format.csv().is_some());
+        let (schemas, dialects): (Vec<_>, Vec<_>) =
+            infer::schemas(state, store, &format, &files).await?.into_iter().unzip();
+        let schemas = schemas.iter().zip(&files).map(|(schema, file)| wishes.apply(schema, file, csv));
+        let schemas = schemas.collect::<Result<Vec<_>>>()?;
+        let mut partitions = if wishes.unpartitioned { Vec::new() } else { infer::partitions(&location, &files)? };
+        let schema = union(&files, &schemas, csv)?;
         if schema.fields().is_empty() {
             return Err(Error::query(format!("no columns found in '{}'", location.text)));
         }
@@ -197,23 +321,46 @@ impl Found {
             .hint("read the files without their folders, by a glob, or write them without that column"));
         }
         let one_header = schemas.windows(2).all(|pair| same_names(&pair[0], &pair[1]));
+        let one_dialect = dialects.windows(2).all(|pair| pair[0] == pair[1]);
         let suffix = files.first().map(|file| file.location.as_ref().rsplit('.').next().unwrap_or(""));
-        let listable = location.lists_the_same(state, suffix.unwrap_or(""), &files).await?;
+        let suffix = if wishes.format.is_some() { "" } else { suffix.unwrap_or("") };
+        let listable = location.lists_the_same(state, suffix, &files).await?;
         let null_folder = !partitions.is_empty() && infer::has_null_folder(&location, &files);
-        let united = !listable || null_folder || (csv && !one_header);
+        let united = !listable || null_folder || wishes.filename || (csv && !(one_header && one_dialect));
         let groups = if united {
-            infer::groups(&location, files, schemas, !partitions.is_empty())
+            infer::groups(&location, files, schemas, dialects, !partitions.is_empty(), wishes.filename)
         } else {
-            vec![Group { schema: Arc::clone(&schema), files, folders: Vec::new() }]
+            let dialect = dialects.into_iter().next().flatten();
+            vec![Group { schema: Arc::clone(&schema), dialect, files, folders: Vec::new() }]
         };
-        Ok(Self { location, format, partitions, groups, schema, united })
+        if wishes.filename {
+            partitions.push(("filename".to_owned(), DataType::Utf8));
+        }
+        Ok(Self { location, suffix: String::new(), format, partitions, groups, schema, united })
+    }
+
+    /// The format of a group's files.
+    fn format(&self, group: Option<&Group>) -> Arc<dyn FileFormat> {
+        let dialect = group.and_then(|group| group.dialect.clone());
+        let sniffed = dialect.and_then(|dialect| fuse_format(self.format.as_ref())?.with_dialect(dialect));
+        sniffed.map_or_else(|| Arc::clone(&self.format), |format| Arc::new(format) as Arc<dyn FileFormat>)
+    }
+
+    /// The dialect of the files, if they are CSV files of one.
+    pub(super) fn dialect(&self) -> Option<&Dialect> {
+        self.groups.first()?.dialect.as_ref()
+    }
+
+    /// The columns of the files.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
     }
 
     /// One table over all files.
-    fn listing(&self, state: &SessionState, suffix: &str) -> Result<Arc<dyn TableProvider>> {
+    fn listing(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
         let single = !self.location.url.is_collection() && self.location.url.get_glob().is_none();
-        let options = ListingOptions::new(Arc::clone(&self.format))
-            .with_file_extension(if single { "" } else { suffix })
+        let options = ListingOptions::new(self.format(self.groups.first()))
+            .with_file_extension(if single { "" } else { &self.suffix })
             .with_table_partition_cols(self.partitions.clone());
         table(state, vec![self.location.url.clone()], options, Arc::clone(&self.schema))
     }
@@ -227,7 +374,7 @@ impl Found {
                 let url = format!("{}{}", root.as_str(), percent_path(&file.location));
                 Ok(ListingTableUrl::parse(url)?)
             });
-            let options = ListingOptions::new(Arc::clone(&self.format)).with_file_extension("");
+            let options = ListingOptions::new(self.format(Some(group))).with_file_extension("");
             let types: Vec<Field> = group
                 .schema
                 .fields()
@@ -242,6 +389,7 @@ impl Found {
             let folders = group.folders.iter().map(|(name, value)| {
                 let kind = self.partitions.iter().find(|(known, _)| known == name).map(|(_, kind)| kind.clone());
                 let value = match value.as_str() {
+                    path if name == "filename" => ScalarValue::from(path),
                     NULL_FOLDER => ScalarValue::Utf8(None),
                     text => ScalarValue::from(percent_decode_str(text).decode_utf8_lossy().into_owned()),
                 };
@@ -305,9 +453,6 @@ impl TableProviderFactory for FileTableFactory {
 
 /// Fills in the columns, and the glob that keeps other files out; or gives the finished table.
 async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<Option<Arc<dyn TableProvider>>> {
-    if cmd.file_type == "CSV" && !cmd.options.contains_key("format.schema_infer_max_rec") {
-        cmd.options.insert("format.schema_infer_max_rec".to_owned(), SCHEMA_SAMPLE_ROWS.to_string());
-    }
     let declared = !cmd.schema.fields().is_empty();
     if cmd.file_type == "JSON" && declared {
         // Who names the columns may leave some out.
@@ -334,15 +479,23 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
             }
         }
         if declared {
+            if let Some(first) = files.iter().find(|file| file.size > 0) {
+                let declared = Arc::clone(cmd.schema.inner());
+                sniff_declared(store.as_ref(), first, &format, &declared, &mut cmd.options).await?;
+            }
             continue;
         }
         files.retain(|file| file.size > 0);
         if files.is_empty() {
             return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
         }
-        let found = Found::look(state, &store, location, Arc::clone(&format), files, partitioned).await?;
+        let wishes = Wishes { unpartitioned: !partitioned, ..Wishes::default() };
+        let found = Found::look(state, &store, location, Arc::clone(&format), files, &wishes).await?;
         if found.united {
             return Ok(Some(found.union(state)?));
+        }
+        if let Some(dialect) = found.dialect() {
+            add_found(dialect, &mut cmd.options);
         }
         let schema = found.with_partitions(&mut cmd.table_partition_cols);
         if inferred.as_ref().is_some_and(|known| *known != schema) {
@@ -356,6 +509,34 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
     }
     known_columns(cmd)?;
     Ok(None)
+}
+
+/// Looks how the records of a CSV file are written whose columns are declared.
+async fn sniff_declared(
+    store: &dyn ObjectStore,
+    file: &ObjectMeta,
+    format: &Arc<dyn FileFormat>,
+    declared: &SchemaRef,
+    options: &mut HashMap<String, String>,
+) -> Result<()> {
+    let Some(format) = fuse_format(format.as_ref()).filter(|format| format.csv().is_some()) else { return Ok(()) };
+    let found = format.sniff(store, file).await?;
+    // Where the columns found are not those declared, the file is not what it seems.
+    if found.schema.fields().len() == declared.fields().len() {
+        add_found(&found.dialect, options);
+    }
+    Ok(())
+}
+
+/// Adds what was found in a file to what the user has set.
+fn add_found(dialect: &Dialect, options: &mut HashMap<String, String>) {
+    let set: HashSet<String> =
+        options.keys().map(|key| canonical_option(key.strip_prefix("format.").unwrap_or(key)).to_owned()).collect();
+    for (name, value) in dialect.found_options() {
+        if !set.contains(name) {
+            options.insert(format!("format.{name}"), value);
+        }
+    }
 }
 
 /// PARTITIONED BY and WITH ORDER name columns of the table.

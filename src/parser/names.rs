@@ -1,0 +1,55 @@
+//! Names of columns that have none.
+//!
+//! Enters: a statement. Leaves: the same, whose outermost SELECT names its expressions as they were typed. Always
+//! holds: names within subqueries, views and tables stay DataFusion's, since other statements may use them.
+
+use datafusion::sql::parser::{CopyToSource, Statement as Body};
+use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr, Statement as Sql};
+
+/// The longest text that becomes a name.
+const LONGEST: usize = 120;
+
+/// `SELECT a + 1` has the column `a + 1`, and not `t.a + Int64(1)`.
+pub(super) fn name_items(body: &mut Body) {
+    match body {
+        Body::Statement(sql) => {
+            if let Sql::Query(query) = sql.as_mut() {
+                name_query(query);
+            }
+        }
+        Body::CopyTo(copy) => {
+            if let CopyToSource::Query(query) = &mut copy.source {
+                name_query(query);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn name_query(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    if select.distinct.is_some() {
+        // DISTINCT and ORDER BY have to agree on their expressions.
+        return;
+    }
+    for item in &mut select.projection {
+        let SelectItem::UnnamedExpr(expr) = item else { continue };
+        if let Some(name) = name_of(expr) {
+            let expr = expr.clone();
+            *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', name) };
+        }
+    }
+}
+
+/// The text of an expression that has no name of its own, and is one column.
+fn name_of(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } | Expr::Nested(_) => None,
+        Expr::Value(value) if matches!(value.value, datafusion::sql::sqlparser::ast::Value::Placeholder(_)) => None,
+        expr => {
+            let name = expr.to_string();
+            let lower = name.to_ascii_lowercase();
+            (name.len() <= LONGEST && !lower.contains("unnest(") && !lower.contains('\n')).then_some(name)
+        }
+    }
+}
