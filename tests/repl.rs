@@ -148,7 +148,7 @@ fn an_error_keeps_the_session() {
     terminal.wait("1 | SELECT fve FROM v;\n  |        ^^^\n");
     terminal.wait("help: did you mean five?");
     terminal.line("COPY (SELECT 1 / (five - 5) AS x FROM v) TO 'x.csv';");
-    terminal.wait("ivide by zero");
+    terminal.wait("division by zero");
     terminal.line("SELECT five FROM v;");
     terminal.wait("│      5 │");
     for (line, answer) in [
@@ -204,7 +204,7 @@ fn the_whole_result_goes_to_the_pager_and_to_files() {
     terminal.line("SELECT 1 AS a;");
     terminal.wait("1 row for rows.csv");
     terminal.line("SELECT 1 / 0;");
-    terminal.wait("ivide by zero");
+    terminal.wait("division by zero");
     terminal.line("SELECT 2 AS a;");
     terminal.wait_for(|screen| screen.matches("1 row for rows.csv").count() == 2, "a second result");
     assert!(!terminal.place.files().contains(&"work/rows.csv".to_owned()));

@@ -46,10 +46,14 @@ fn name_of(expr: &Expr) -> Option<String> {
     match expr {
         Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::CompoundFieldAccess { .. } | Expr::Nested(_) => None,
         Expr::Value(value) if matches!(value.value, datafusion::sql::sqlparser::ast::Value::Placeholder(_)) => None,
+        // A list of columns.
+        Expr::Tuple(_) => None,
         expr => {
             let name = expr.to_string();
             let lower = name.to_ascii_lowercase();
-            (name.len() <= LONGEST && !lower.contains("unnest(") && !lower.contains('\n')).then_some(name)
+            // These become several columns, whose names come from what they become.
+            let many = ["unnest(", "columns(", "columns\"(", "\n"].iter().any(|part| lower.contains(part));
+            (name.len() <= LONGEST && !many).then_some(name)
         }
     }
 }
