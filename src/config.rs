@@ -136,6 +136,10 @@ pub const EPOCH_ROWS: u64 = 1_000_000;
 pub const EPOCH_BYTES: u64 = 128 << 20;
 /// Files that an epoch takes from a source at the most, where OPTIONS do not say.
 pub const EPOCH_FILES: usize = 10_000;
+/// Bytes of a pipe that are kept in the state at the most, where OPTIONS do not say.
+pub const SPOOL_BYTES: u64 = 1 << 30;
+/// The least that OPTIONS may say.
+pub const SPOOL_LEAST_BYTES: usize = 1_000_000;
 /// Rows of a file that a sink adds to, from which the next one is begun.
 pub const ROLL_ROWS: usize = 250_000;
 /// Bytes of a file that a sink adds to, from which the next one is begun.

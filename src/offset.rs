@@ -39,9 +39,18 @@ pub struct FileSlice {
     /// Nothing comes behind it: a binary file's end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
-    /// Which file it is where names move between files: the inode of a file that is followed.
+    /// Which file it is where names move between files: one that is followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<u64>,
+    pub file: Option<FileMark>,
+}
+
+/// By what a file is known again that was renamed, cut or written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    /// Its number in the file system.
+    pub inode: u64,
+    /// The CRC-32 of what was first and last in it, up to where it was taken.
+    pub crc32: u32,
 }
 
 impl OffsetRange {

@@ -25,7 +25,7 @@ use crate::offset::Epoch;
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::{IncrementalPlan, NodeId, Op};
 use crate::sink::stream::Sink;
-use crate::source::stream::Source;
+use crate::source::stream::{Read, Source, bury};
 
 pub use progress::{Progress, ProgressCell};
 
@@ -92,6 +92,10 @@ struct Runner<'a> {
     context: Option<EpochContext>,
     logs: Logs,
     store: StateStore,
+    /// A part of the names of files that belong to this pipeline.
+    id: String,
+    /// Records that were left out so far, by source.
+    skipped: BTreeMap<String, u64>,
     /// The last epoch that was run.
     epoch: Epoch,
     checkpointed: Epoch,
@@ -150,15 +154,18 @@ impl Runner<'_> {
         if record.epoch == 1 {
             self.keep_tables().await?;
         }
+        // What cannot be read ends the pipeline before the epoch begins.
+        let read = self.read(&record).await?;
         let late = planted("control.log_late");
         if !late {
             self.logs.begin(&record).await?;
         }
-        self.run_epoch(&record, false).await?;
+        self.run_epoch(&record, read, false).await?;
         if late {
             self.logs.begin(&record).await?;
         }
-        let due = now - self.checkpointed_micros >= CHECKPOINT_MICROS;
+        let due = self.sources.iter().any(|source| source.wants_checkpoint())
+            || now - self.checkpointed_micros >= CHECKPOINT_MICROS;
         if due || self.epoch - self.checkpointed >= CHECKPOINT_EPOCHS {
             self.checkpoint().await?;
         }
@@ -196,18 +203,42 @@ impl Runner<'_> {
         Ok(context.state.clone())
     }
 
-    /// Runs one epoch. `shown`: its sinks showed it before a restart.
-    async fn run_epoch(&mut self, record: &EpochRecord, shown: bool) -> Result<()> {
-        let watch = Stopwatch::start();
-        let mut rows: Vec<Vec<RecordBatch>> = Vec::new();
-        for (source, node) in self.sources.iter_mut().zip(&self.plan.sources) {
-            let range = record.sources.get(&node.name);
-            rows.push(match range {
+    /// Reads what an epoch takes from each source.
+    async fn read(&self, record: &EpochRecord) -> Result<Vec<Read>> {
+        let mut all = Vec::new();
+        for (source, node) in self.sources.iter().zip(&self.plan.sources) {
+            all.push(match record.sources.get(&node.name) {
                 Some(range) => source.read(range).await?,
-                None => Vec::new(),
+                None => Read::default(),
             });
-            range.map_or(Ok(()), |range| source.advance(range))?;
         }
+        Ok(all)
+    }
+
+    /// Counts the records that were left out, and keeps them where OPTIONS say so.
+    async fn bury(&mut self, epoch: Epoch, read: &[Read]) -> Result<()> {
+        for ((source, node), read) in self.sources.iter().zip(&self.plan.sources).zip(read) {
+            if read.bad.is_empty() {
+                continue;
+            }
+            *self.skipped.entry(node.name.clone()).or_default() += read.bad.len() as u64;
+            if let Some(folder) = source.dead_letters() {
+                bury(folder, &self.id, &node.name, epoch, &read.bad).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one epoch over what was read for it. `shown`: its sinks showed it before a restart.
+    async fn run_epoch(&mut self, record: &EpochRecord, read: Vec<Read>, shown: bool) -> Result<()> {
+        let watch = Stopwatch::start();
+        for (source, node) in self.sources.iter_mut().zip(&self.plan.sources) {
+            record.sources.get(&node.name).map_or(Ok(()), |range| source.advance(range))?;
+        }
+        if !shown {
+            self.bury(record.epoch, &read).await?;
+        }
+        let rows: Vec<Vec<RecordBatch>> = read.into_iter().map(|read| read.batches).collect();
         let read: usize = rows.iter().flatten().map(RecordBatch::num_rows).sum();
         let tables = if record.epoch == 1 { self.load_tables().await? } else { BTreeMap::new() };
         let outputs = self.step(record, rows, tables).await?;
@@ -226,10 +257,11 @@ impl Runner<'_> {
             sink.commit(record.epoch).await?;
         }
         let sinks = self.sinks.iter().map(|sink| sink.position()).collect();
-        self.logs.commit(&Commit { epoch: record.epoch, sinks }).await?;
+        self.logs.commit(&Commit { epoch: record.epoch, sinks, skipped: self.skipped.clone() }).await?;
         let waiting = self.sources.iter().map(|source| source.waiting_bytes()).sum();
         let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
         self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
+        self.progress.skipped(self.skipped.values().sum());
         Ok(())
     }
 
@@ -269,6 +301,9 @@ impl Runner<'_> {
         }
         let needless = self.store.save(self.epoch, parts).await?;
         self.logs.trim(needless).await?;
+        for source in &mut self.sources {
+            source.release()?;
+        }
         self.checkpointed = self.epoch;
         self.checkpointed_micros = now_micros();
         self.progress.checkpointed(self.epoch, self.store.last().bytes());

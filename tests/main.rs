@@ -22,6 +22,7 @@ mod overflow;
 mod repl;
 mod round_trip;
 mod slt;
+mod streams;
 mod support;
 mod tidy;
 mod tour;

@@ -30,6 +30,9 @@ pub struct Commit {
     pub epoch: Epoch,
     /// Where each sink stands behind it, in the order of the statements.
     pub sinks: Vec<serde_json::Value>,
+    /// Records that could not be read and were left out up to it, by the name of the table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
 }
 
 /// Both logs of one pipeline.
@@ -147,7 +150,7 @@ mod tests {
             let sources = BTreeMap::from([("t".to_owned(), range)]);
             logs.begin(&EpochRecord { epoch, now_micros: 7, sources }).await.expect("begins");
             if epoch < 3 {
-                logs.commit(&Commit { epoch, sinks: Vec::new() }).await.expect("commits");
+                logs.commit(&Commit { epoch, ..Commit::default() }).await.expect("commits");
             }
         }
         let (begun, committed) = logs.read(1).await.expect("reads");

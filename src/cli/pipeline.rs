@@ -146,26 +146,33 @@ impl Painter {
             format!("commit {}s ago (#{})", micros / 1_000_000, now.epoch)
         };
         format!(
-            "running {:02}:{:02}  in {}/s  out {}/s  lag {lag}  state {}  {ago}",
+            "running {:02}:{:02}  in {}/s  out {}/s  lag {lag}  state {}  {ago}{}",
             seconds / 60,
             seconds % 60,
             short(rates.0),
             short(rates.1),
             bytes(now.state.1 as f64),
+            left_out(now.skipped),
         )
     }
 
     fn summary(&self) -> String {
         let now = self.progress.read();
         format!(
-            "{} read, {} written, epoch {}, {:.2} s; state in {}",
+            "{} read{}, {} written, epoch {}, {:.2} s; state in {}",
             count(now.rows_in, "row"),
+            left_out(now.skipped),
             count(now.rows_out, "change"),
             now.epoch,
             self.start.elapsed().as_secs_f64(),
             self.state,
         )
     }
+}
+
+/// How many records could not be read, if any.
+fn left_out(skipped: u64) -> String {
+    if skipped == 0 { String::new() } else { format!(", {} left out", count(skipped, "bad record")) }
 }
 
 /// A number such as 48.1k.

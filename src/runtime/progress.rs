@@ -22,6 +22,8 @@ pub struct Progress {
     pub rows_in: u64,
     /// Changes written, in all epochs of this run.
     pub rows_out: u64,
+    /// Records that could not be read and were left out, since the pipeline began.
+    pub skipped: u64,
     /// Bytes that wait in the sources.
     pub waiting_bytes: u64,
     /// Rows and bytes of the operators' state.
@@ -63,6 +65,10 @@ impl ProgressCell {
             progress.waiting_bytes = waiting_bytes;
             progress.state = state;
         });
+    }
+
+    pub(super) fn skipped(&self, records: u64) {
+        self.change(|progress| progress.skipped = records);
     }
 
     pub(super) fn checkpointed(&self, epoch: Epoch, bytes: u64) {

@@ -4,6 +4,7 @@
 //! Always holds: one process at a time; the newest intact checkpoint is taken, and the epochs behind it are run
 //! again; only the last of them may not have been shown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -15,6 +16,7 @@ use crate::durable::{Folder, planted};
 use crate::error::{Error, Result};
 use crate::operator::{Dataflow, EpochContext};
 use crate::sink::stream::Sink;
+use crate::source::stream::{Source, unbury};
 
 impl<'a> Runner<'a> {
     /// Opens the state; nothing is visible yet.
@@ -26,7 +28,10 @@ impl<'a> Runner<'a> {
                 .hint("stop it, or give this one its own folder with --state")
         })?;
         if options.fresh {
-            forget(&folder, &mut sinks).await?;
+            forget(&folder, &mut sinks, &sources).await?;
+        }
+        for (at, source) in sources.iter_mut().enumerate() {
+            source.attach(&folder, &format!("source{at}"))?;
         }
         let now = now_micros();
         let new = Identity::new(plan.fingerprint(), targets, now);
@@ -67,6 +72,8 @@ impl<'a> Runner<'a> {
             checkpointed: epoch,
             checkpointed_micros: now,
             store,
+            id: identity.id,
+            skipped: BTreeMap::new(),
             epoch,
             progress,
             _lock: lock,
@@ -83,9 +90,11 @@ impl<'a> Runner<'a> {
         for (at, sink) in self.sinks.iter_mut().enumerate() {
             sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
         }
+        self.skipped = committed.skipped;
         for record in &begun {
             let shown = record.epoch <= committed.epoch && !planted("control.forget_commits");
-            self.run_epoch(record, shown).await?;
+            let read = self.read(record).await?;
+            self.run_epoch(record, read, shown).await?;
         }
         if !begun.is_empty() || self.epoch > 0 {
             self.progress.recovered(self.epoch, begun.len());
@@ -95,14 +104,17 @@ impl<'a> Runner<'a> {
 }
 
 /// Removes a state, and what its pipeline has written.
-async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>]) -> Result<()> {
+async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &[Box<dyn Source>]) -> Result<()> {
     // A damaged identity cannot say which files are its own: they stay.
     if let Ok(Some(known)) = Identity::read(folder).await {
         for sink in sinks {
             sink.forget(&known.id).await?;
         }
+        for letters in sources.iter().filter_map(|source| source.dead_letters()) {
+            unbury(letters, &known.id).await?;
+        }
     }
-    for part in ["offsets", "commits", "checkpoints", "state", "tables"] {
+    for part in ["offsets", "commits", "checkpoints", "state", "tables", "spool"] {
         let names = folder.list(part).await?;
         folder.remove(&names.into_iter().map(|name| format!("{part}/{name}")).collect::<Vec<_>>()).await?;
     }

@@ -159,9 +159,10 @@ impl Session {
         let state = self.pipeline_state();
         let plans = statements.iter().map(|statement| Ok(state.optimize(&statement.plan)?));
         let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
+        let folder = |text: &str| Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
         let open = |source: &planner::SourceNode| {
             let table = source.stream().ok_or_else(|| Error::query(format!("{} does not grow", source.name)))?;
-            open_source(table, &source.columns, &state)
+            open_source(table, &source.columns, &state, &folder)
         };
         let sources = plan.sources.iter().map(open).collect::<Result<Vec<_>>>()?;
         let (mut sinks, mut targets) = (Vec::new(), Vec::new());

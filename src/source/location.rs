@@ -157,15 +157,20 @@ impl Location {
         }
         let listed = store.list(Some(self.url.prefix())).try_collect::<Vec<_>>().await;
         let mut files = listed.map_err(|error| self.unreadable(error))?;
-        files.retain(|file| self.matches(file) && !self.is_hidden(file));
+        files.retain(|file| self.holds(&file.location));
         files.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(files)
     }
 
+    /// True for a file of that name: it is no hidden one, and of the glob's form.
+    pub(super) fn holds(&self, file: &object_store::path::Path) -> bool {
+        self.matches(file) && !self.is_hidden(file)
+    }
+
     /// True if the file is below the folder and, in all its parts, of the glob's form: `*` stays within a
     /// folder, `**` does not.
-    fn matches(&self, file: &ObjectMeta) -> bool {
-        let Some(below) = self.url.strip_prefix(&file.location) else { return false };
+    fn matches(&self, file: &object_store::path::Path) -> bool {
+        let Some(below) = self.url.strip_prefix(file) else { return false };
         let below = below.collect::<Vec<_>>().join("/");
         let exact = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         self.url.get_glob().as_ref().is_none_or(|glob| glob.matches_with(&below, exact))
@@ -189,8 +194,8 @@ impl Location {
         error
     }
 
-    fn is_hidden(&self, file: &ObjectMeta) -> bool {
-        let Some(mut below) = self.url.strip_prefix(&file.location) else { return false };
+    fn is_hidden(&self, file: &object_store::path::Path) -> bool {
+        let Some(mut below) = self.url.strip_prefix(file) else { return false };
         below.any(|part| part.starts_with('.') || (part.starts_with('_') && !part.contains('=')))
     }
 

@@ -35,7 +35,9 @@ const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
 
 /// Makes `STORED AS` of every file format ours.
 pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Result<()> {
-    state.table_factories_mut().insert("RATE".to_owned(), Arc::new(StreamFactory));
+    for generator in ["RATE", "NEXMARK"] {
+        state.table_factories_mut().insert(generator.to_owned(), Arc::new(StreamFactory));
+    }
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {

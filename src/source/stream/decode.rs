@@ -17,11 +17,12 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::reader::ChunkReader;
 
+use super::avro;
 use super::options::StreamOptions;
 use super::table::FileFormat;
 use crate::error::{Error, Result};
 
-const BATCH_ROWS: usize = 8192;
+pub(super) const BATCH_ROWS: usize = 8192;
 
 /// Where the bytes of a binary file are.
 #[derive(Debug, Clone)]
@@ -78,6 +79,53 @@ impl Decoder {
             }
         }
         end
+    }
+
+    /// Where each record of `text` is; the last one may lack its line end.
+    pub(super) fn records(&self, text: &[u8]) -> Vec<std::ops::Range<usize>> {
+        let quotes = self.format == FileFormat::Csv;
+        let (mut quoted, mut from, mut records) = (false, 0, Vec::new());
+        for (at, byte) in text.iter().enumerate() {
+            if quotes && *byte == self.quote {
+                quoted = !quoted;
+            } else if *byte == b'\n' && !quoted {
+                records.push(from..at + 1);
+                from = at + 1;
+            }
+        }
+        if from < text.len() {
+            records.push(from..text.len());
+        }
+        records
+    }
+
+    /// True for text that is a record even if more comes behind it: JSON objects have an end of their own.
+    pub(super) fn is_complete(&self, text: &[u8]) -> bool {
+        self.format == FileFormat::Json
+            && text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+            && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
+    }
+
+    /// The same for one column alone.
+    pub(super) fn only(&self, column: &str) -> Self {
+        let fields: Vec<_> = self.wanted.fields().iter().filter(|field| field.name() == column).cloned().collect();
+        Self { wanted: Arc::new(Schema::new(fields)), ..self.clone() }
+    }
+
+    /// The text that a record has in a column; nothing if it has none.
+    pub(super) fn value(&self, record: &[u8], names: Option<&[String]>, column: &str) -> Option<String> {
+        if self.format == FileFormat::Csv {
+            let (schema, _) = self.csv_columns(names);
+            let mut reader = csv::ReaderBuilder::new();
+            let mut reader = reader.delimiter(self.delimiter).quote(self.quote).has_headers(false).from_reader(record);
+            let fields = reader.records().next()?.ok()?;
+            return fields.get(schema.index_of(column).ok()?).filter(|text| !text.is_empty()).map(str::to_owned);
+        }
+        match serde_json::from_slice::<serde_json::Value>(record).ok()?.get(column)? {
+            serde_json::Value::Null => None,
+            serde_json::Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
     }
 
     /// Cuts whole records into pieces of about `bytes`, to be read in parallel.
@@ -161,6 +209,11 @@ impl Decoder {
         Ok(Some((record.iter().map(str::to_owned).collect(), end)))
     }
 
+    /// True if a file may seem to have its end before it is there.
+    pub(super) fn end_is_unsure(&self) -> bool {
+        self.format == FileFormat::Avro
+    }
+
     /// Rows in each unit of a binary file; nothing while its end is not there.
     pub(super) fn units(&self, input: &Input) -> Option<Vec<u64>> {
         match self.format {
@@ -168,6 +221,13 @@ impl Decoder {
                 Input::Local(path) => parquet_units(&File::open(path).ok()?),
                 Input::Memory(bytes) => parquet_units(bytes),
             },
+            FileFormat::Avro => {
+                let blocks = match input {
+                    Input::Local(path) => avro::blocks(File::open(path).ok()?),
+                    Input::Memory(bytes) => avro::blocks(Cursor::new(bytes)),
+                };
+                Some(blocks?.iter().map(|block| block.rows).collect())
+            }
             _ => {
                 let reader = match input {
                     Input::Local(path) => {
@@ -187,6 +247,13 @@ impl Decoder {
         match (self.format, input) {
             (FileFormat::Parquet, Input::Local(path)) => self.parquet(File::open(path).map_err(name)?, from, to),
             (FileFormat::Parquet, Input::Memory(bytes)) => self.parquet(bytes.clone(), from, to),
+            (FileFormat::Avro, input) => {
+                let batches = match input {
+                    Input::Local(path) => avro::read(File::open(path).map_err(name)?, from, to)?,
+                    Input::Memory(bytes) => avro::read(Cursor::new(bytes), from, to)?,
+                };
+                batches.iter().map(|batch| self.by_name(batch)).collect()
+            }
             (_, Input::Local(path)) => {
                 let file = std::io::BufReader::new(File::open(path).map_err(name)?);
                 self.arrow(FileReader::try_new(file, None)?, from, to)

@@ -11,24 +11,25 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::decode::{Decoder, Input};
-use super::{Source, StreamOptions};
+use super::decode::Input;
+use super::listing::Listing;
+use super::text::{TextFile, TextReader};
+use super::{Read, Source, StreamOptions, blocking};
 use crate::checkpoint::Saved;
-use crate::config::{QUIET_MICROS, RECORD_BYTES_LIMIT};
+use crate::config::QUIET_MICROS;
+use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::{FileSlice, OffsetRange};
 use crate::source::Location;
 
-/// How much text one thread reads at a time.
-const PIECE_BYTES: usize = 4 << 20;
 /// Files that are read at the same time.
 const READING_FILES: usize = 4;
-/// How much of a CSV file is read for its header.
-const HEADER_BYTES: u64 = 1 << 20;
+/// Parts of what a checkpoint has of taken files, from which all of it is written anew.
+const SAVED_PARTS: usize = 32;
 
 /// How far a file has been taken, in the units of its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +42,14 @@ struct Taken {
 pub(super) struct Files {
     location: Location,
     store: Arc<dyn ObjectStore>,
-    decoder: Decoder,
+    reader: TextReader,
     options: StreamOptions,
+    listing: Listing,
     taken: HashMap<String, Taken>,
     /// Files of which something was taken since the last checkpoint.
     changed: Vec<String>,
+    /// Of how many parts the last checkpoint has what was taken, and their rows.
+    saved: (usize, usize),
     /// Files of the last listing that have something to take.
     waiting: VecDeque<ObjectMeta>,
     /// Bytes that were read to find where records end.
@@ -60,15 +64,17 @@ impl Files {
     pub(super) fn new(
         location: Location,
         store: Arc<dyn ObjectStore>,
-        decoder: Decoder,
+        reader: TextReader,
         options: StreamOptions,
     ) -> Self {
         let (taken, read) = (HashMap::new(), HashMap::new());
         Self {
             location,
             store,
-            decoder,
+            reader,
             options,
+            listing: Listing::default(),
+            saved: (0, 0),
             taken,
             changed: Vec::new(),
             waiting: VecDeque::new(),
@@ -78,12 +84,11 @@ impl Files {
     }
 
     /// Lists what has something to take.
-    async fn list(&mut self) -> Result<()> {
-        let mut files = self.location.files_in(self.store.as_ref()).await?;
-        files.retain(|file| match self.taken.get(file.location.as_ref()) {
-            None => file.size > 0,
-            Some(taken) => !taken.done && file.size != taken.to,
-        });
+    async fn list(&mut self, now_micros: i64) -> Result<()> {
+        let taken = &self.taken;
+        let done = |path: &Path| taken.get(path.as_ref()).is_some_and(|taken| taken.done);
+        let mut files = self.listing.files(&self.location, self.store.as_ref(), &done, now_micros).await?;
+        files.retain(|file| file.size != taken.get(file.location.as_ref()).map_or(0, |taken| taken.to));
         if self.options.by_time {
             files.sort_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
         }
@@ -99,11 +104,20 @@ impl Files {
     }
 
     /// What a binary file gives within the limits.
-    async fn binary_slice(&mut self, file: &ObjectMeta, rows: u64) -> Result<Option<(FileSlice, u64)>> {
+    async fn binary_slice(
+        &mut self,
+        file: &ObjectMeta,
+        rows: u64,
+        now_micros: i64,
+    ) -> Result<Option<(FileSlice, u64)>> {
+        if self.reader.decoder.end_is_unsure() && !is_quiet(file, now_micros) {
+            self.unfinished = true;
+            return Ok(None);
+        }
         let local = self.location.local_path().is_some();
         let bytes = if local { None } else { Some(self.store.get(&file.location).await?.bytes().await?) };
         let input = self.input(&file.location, bytes);
-        let decoder = self.decoder.clone();
+        let decoder = self.reader.decoder.clone();
         let units = blocking(move || Ok(decoder.units(&input))).await?;
         let Some(units) = units else { return Ok(None) };
         let from = self.taken.get(file.location.as_ref()).map_or(0, |taken| taken.to);
@@ -131,104 +145,56 @@ impl Files {
             return Err(Error::query(format!("/{path} was cut: it has {} bytes, and {from} were taken", file.size))
                 .hint("files of a stream grow or stay; start anew with --fresh to take what is there now"));
         }
-        let quiet = now_micros - file.last_modified.timestamp_micros() >= QUIET_MICROS;
-        let mut budget = bytes.max(1);
-        loop {
-            let end = file.size.min(from + budget);
-            let chunk = self.store.get_range(&file.location, from..end).await?;
-            let mut whole = self.decoder.whole_records(&chunk) as u64;
-            if end == file.size && quiet {
-                // Nobody is writing: the last line needs no line end.
-                whole = end - from;
-            }
-            if whole > 0 {
-                let to = from + whole;
-                self.read.insert((path.clone(), from, to), chunk.slice(..whole as usize));
-                return Ok(Some(FileSlice { path, from, to, bytes: whole, last: false, file: None }));
-            }
-            if end == file.size {
-                self.unfinished = true;
-                return Ok(None);
-            }
-            if budget >= RECORD_BYTES_LIMIT as u64 {
-                return Err(Error::query(format!(
-                    "/{path}, byte {from}: a record of more than {RECORD_BYTES_LIMIT} bytes"
-                )));
-            }
-            budget = (budget * 2).min(RECORD_BYTES_LIMIT as u64);
+        let text = TextFile::Stored(Arc::clone(&self.store), file.location.clone());
+        let mut whole = self.reader.whole(&text, &format!("/{path}"), from, file.size, bytes).await?;
+        if whole.is_none() && is_quiet(file, now_micros) {
+            // Nobody is writing: the last line needs no line end.
+            whole = Some(text.range(from..file.size).await?);
         }
+        let Some(whole) = whole else {
+            self.unfinished = true;
+            return Ok(None);
+        };
+        let bytes = whole.len() as u64;
+        let to = from + bytes;
+        self.read.insert((path.clone(), from, to), whole);
+        Ok(Some(FileSlice { path, from, to, bytes, last: false, file: None }))
     }
 
-    async fn read_slice(&self, slice: &FileSlice) -> Result<Vec<RecordBatch>> {
-        let located = |error: Error| {
-            let mut error = error;
-            error.message = format!("/{}, from {} to {}: {}", slice.path, slice.from, slice.to, error.message);
-            error
-        };
+    async fn read_slice(&self, slice: &FileSlice) -> Result<Read> {
+        let name = format!("/{}", slice.path);
+        let located = |error: Error| Error { message: format!("{name}: {}", error.message), ..error };
         let path = Path::parse(&slice.path).map_err(|e| Error::query(e.to_string()))?;
-        let decoder = self.decoder.clone();
-        if !self.decoder.is_text() {
-            let local = self.location.local_path().is_some();
-            let bytes = if local { None } else { Some(self.store.get(&path).await?.bytes().await?) };
-            let input = self.input(&path, bytes);
-            let (from, to) = (slice.from as usize, slice.to as usize);
-            return blocking(move || decoder.binary(&input, from, to)).await.map_err(located);
+        if self.reader.decoder.is_text() {
+            let known = self.read.get(&(slice.path.clone(), slice.from, slice.to)).cloned();
+            return self.reader.read(&TextFile::Stored(Arc::clone(&self.store), path), &name, slice, known).await;
         }
-        let key = (slice.path.clone(), slice.from, slice.to);
-        let mut text = match self.read.get(&key) {
-            Some(text) => text.clone(),
-            None => {
-                let text = self.store.get_range(&path, slice.from..slice.to).await?;
-                if text.len() as u64 != slice.to - slice.from {
-                    return Err(located(Error::query("the file is shorter than it was")));
-                }
-                text
-            }
-        };
-        let mut names = None;
-        if self.decoder.header {
-            let start = self.store.get_range(&path, 0..slice.to.min(HEADER_BYTES)).await?;
-            if let Some((header, length)) = self.decoder.header(&start).map_err(located)? {
-                names = Some(Arc::new(header));
-                if slice.from == 0 {
-                    text = text.slice(length..);
-                }
-            } else {
-                return Ok(Vec::new());
-            }
-        } else if slice.from == 0 && text.starts_with(b"\xef\xbb\xbf") {
-            text = text.slice(3..);
-        }
-        let pieces = self.decoder.cut(&text, PIECE_BYTES).into_iter().map(|piece| {
-            let (decoder, names) = (self.decoder.clone(), names.clone());
-            blocking(move || decoder.text(&piece, names.as_ref().map(|names| names.as_slice())))
-        });
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let batches: Vec<Vec<RecordBatch>> =
-            stream::iter(pieces).buffered(threads).try_collect().await.map_err(located)?;
-        Ok(batches.into_iter().flatten().collect())
+        let local = self.location.local_path().is_some();
+        let bytes = if local { None } else { Some(self.store.get(&path).await?.bytes().await?) };
+        let input = self.input(&path, bytes);
+        let (from, to) = (slice.from as usize, slice.to as usize);
+        let decoder = self.reader.decoder.clone();
+        let batches = blocking(move || decoder.binary(&input, from, to)).await.map_err(located)?;
+        Ok(batches.into())
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) if panic.is_panic() => Err(Error::from_panic(panic.into_panic().as_ref())),
-        Err(_) => Err(Error::query("stopped")),
-    }
+/// True if nobody has written to a file for a while.
+fn is_quiet(file: &ObjectMeta, now_micros: i64) -> bool {
+    now_micros - file.last_modified.timestamp_micros() >= QUIET_MICROS
 }
 
 #[async_trait]
 impl Source for Files {
     fn schema(&self) -> SchemaRef {
-        self.decoder.schema()
+        self.reader.decoder.schema()
     }
 
     async fn next(&mut self, now_micros: i64) -> Result<OffsetRange> {
         self.read.clear();
         if self.waiting.is_empty() {
             self.unfinished = false;
-            self.list().await?;
+            self.list(now_micros).await?;
         }
         let limits = self.options.limits.clone();
         let (mut slices, mut rows, mut bytes) = (Vec::new(), 0, 0);
@@ -236,14 +202,14 @@ impl Source for Files {
             if slices.len() >= limits.files || rows >= limits.rows || bytes >= limits.bytes {
                 break;
             }
-            let more = if self.decoder.is_text() {
+            let more = if self.reader.decoder.is_text() {
                 let slice = self.text_slice(&file, limits.bytes - bytes, now_micros).await?;
                 let more =
                     slice.as_ref().is_some_and(|slice| slice.to < file.size && slice.bytes >= limits.bytes - bytes);
                 slices.extend(slice);
                 more
             } else {
-                let found = self.binary_slice(&file, limits.rows - rows).await?;
+                let found = self.binary_slice(&file, limits.rows - rows, now_micros).await?;
                 let more = found.as_ref().is_some_and(|(slice, _)| !slice.last);
                 rows += found.as_ref().map_or(0, |(_, rows)| *rows);
                 slices.extend(found.map(|(slice, _)| slice));
@@ -268,20 +234,29 @@ impl Source for Files {
         Ok(())
     }
 
-    async fn read(&self, range: &OffsetRange) -> Result<Vec<RecordBatch>> {
+    fn dead_letters(&self) -> Option<&Folder> {
+        self.reader.dead_letters.as_ref()
+    }
+
+    async fn read(&self, range: &OffsetRange) -> Result<Read> {
         let OffsetRange::Files(slices) = range else { return Err(Error::query("not a range of files")) };
         let mut reading = futures::stream::FuturesOrdered::new();
-        let mut batches = Vec::new();
+        let mut read = Read::default();
+        let mut add = |more: Option<Read>| {
+            let more = more.unwrap_or_default();
+            read.batches.extend(more.batches);
+            read.bad.extend(more.bad);
+        };
         for slice in slices {
             if reading.len() == READING_FILES {
-                batches.extend(reading.try_next().await?.unwrap_or_default());
+                add(reading.try_next().await?);
             }
             reading.push_back(self.read_slice(slice));
         }
         while let Some(more) = reading.try_next().await? {
-            batches.extend(more);
+            add(Some(more));
         }
-        Ok(batches)
+        Ok(read)
     }
 
     fn waiting_bytes(&self) -> u64 {
@@ -301,7 +276,13 @@ impl Source for Files {
         }
         self.changed.sort();
         self.changed.dedup();
-        let paths: Vec<String> = std::mem::take(&mut self.changed);
+        let changed = std::mem::take(&mut self.changed);
+        let (parts, rows) = self.saved;
+        // Parts would pile up, and have files in them again and again.
+        let whole = parts >= SAVED_PARTS || rows + changed.len() > 2 * self.taken.len();
+        let mut paths = if whole { self.taken.keys().cloned().collect() } else { changed };
+        paths.sort();
+        self.saved = if whole { (1, paths.len()) } else { (parts + 1, rows + paths.len()) };
         let all: Vec<Taken> = paths.iter().filter_map(|path| self.taken.get(path).copied()).collect();
         let schema = Schema::new(vec![
             Field::new("path", DataType::Utf8, false),
@@ -316,10 +297,12 @@ impl Source for Files {
                 Arc::new(BooleanArray::from_iter(all.iter().map(|taken| Some(taken.done)))),
             ],
         )?;
-        Ok(Saved::Added(vec![batch]))
+        Ok(if whole { Saved::Whole(vec![batch]) } else { Saved::Added(vec![batch]) })
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
+        // How many parts there were is not known; they are written as one soon.
+        self.saved = (SAVED_PARTS, 0);
         for batch in saved {
             let (paths, ends) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<UInt64Type>());
             let done = batch.column(2).as_boolean();

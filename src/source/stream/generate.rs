@@ -9,20 +9,62 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, Timest
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 
-use super::{Source, StreamOptions};
+use super::{Read, Source, StreamOptions};
 use crate::checkpoint::Saved;
 use crate::error::{Error, Result};
 use crate::offset::OffsetRange;
 
 const BATCH_ROWS: u64 = 64 * 1024;
 const MICROS: i64 = 1_000_000;
+/// Rows a second, where OPTIONS do not say.
+const ROWS_PER_SECOND: u64 = 1000;
+
+/// Says which rows are due.
+pub(super) struct Clock {
+    rows_per_second: u64,
+    /// When row 0 was due, in microseconds since 1970.
+    start_micros: Option<i64>,
+}
+
+impl Clock {
+    pub(super) fn new(rows_per_second: u64) -> Self {
+        Self { rows_per_second, start_micros: None }
+    }
+
+    /// A row's own time: microseconds since 1970 by its number, so that it does not depend on when it is read.
+    fn micros(&self, row: u64) -> i64 {
+        let micros = u128::from(row) * MICROS as u128 / u128::from(self.rows_per_second);
+        i64::try_from(micros).unwrap_or(i64::MAX)
+    }
+
+    /// The row behind the last one that is due. What is due begins anew with each run, at row `next`: a pause does
+    /// not pile up rows.
+    pub(super) fn due(&mut self, next: u64, now_micros: i64) -> u64 {
+        let due_at_start = self.micros(next);
+        let start = *self.start_micros.get_or_insert(now_micros - due_at_start - MICROS / 10);
+        let passed = u128::try_from(now_micros - start).unwrap_or(0);
+        u64::try_from(passed * u128::from(self.rows_per_second) / MICROS as u128).unwrap_or(u64::MAX)
+    }
+}
+
+/// The number of the next row, for a checkpoint.
+pub(super) fn save(next: u64) -> Result<Saved> {
+    let schema = Schema::new(vec![Field::new("next", DataType::Int64, false)]);
+    let next = Arc::new(Int64Array::from(vec![next as i64]));
+    Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?]))
+}
+
+/// What [`save`] saved.
+pub(super) fn restore(saved: &[RecordBatch]) -> Option<u64> {
+    let column = saved.last()?.column(0).as_any().downcast_ref::<Int64Array>()?;
+    Some(column.value(0) as u64)
+}
 
 /// STORED AS RATE: a counter, and the moment at which each row is due.
 pub(super) struct Rate {
     schema: SchemaRef,
     options: StreamOptions,
-    /// When row 0 was due, in microseconds since 1970.
-    start_micros: Option<i64>,
+    clock: Clock,
     next: u64,
 }
 
@@ -36,13 +78,13 @@ impl Rate {
     }
 
     pub(super) fn new(schema: SchemaRef, options: StreamOptions) -> Self {
-        Self { schema, options, start_micros: None, next: 0 }
+        let clock = Clock::new(Self::rate(&options));
+        Self { schema, options, clock, next: 0 }
     }
 
-    /// A row's own time: seconds since 1970 by its number, so that it does not depend on when it is read.
-    fn micros(&self, row: u64) -> i64 {
-        let micros = u128::from(row) * MICROS as u128 / u128::from(self.options.rows_per_second);
-        i64::try_from(micros).unwrap_or(i64::MAX)
+    /// Rows a second.
+    pub(super) fn rate(options: &StreamOptions) -> u64 {
+        options.rows_per_second.unwrap_or(ROWS_PER_SECOND)
     }
 }
 
@@ -53,11 +95,7 @@ impl Source for Rate {
     }
 
     async fn next(&mut self, now_micros: i64) -> Result<OffsetRange> {
-        // What is due begins anew with each run: a pause does not pile up rows.
-        let due_at_start = self.micros(self.next);
-        let start = *self.start_micros.get_or_insert(now_micros - due_at_start - MICROS / 10);
-        let passed = u128::try_from(now_micros - start).unwrap_or(0);
-        let due = u64::try_from(passed * u128::from(self.options.rows_per_second) / MICROS as u128).unwrap_or(u64::MAX);
+        let due = self.clock.due(self.next, now_micros);
         let end = due.min(self.options.rows.unwrap_or(u64::MAX)).min(self.next + self.options.limits.rows);
         Ok(OffsetRange::Rows { from: self.next, to: end.max(self.next) })
     }
@@ -69,7 +107,7 @@ impl Source for Rate {
         Ok(())
     }
 
-    async fn read(&self, range: &OffsetRange) -> Result<Vec<RecordBatch>> {
+    async fn read(&self, range: &OffsetRange) -> Result<Read> {
         let OffsetRange::Rows { from, to } = *range else { return Err(Error::query("not a range of rows")) };
         let mut batches = Vec::new();
         let mut at = from;
@@ -79,14 +117,14 @@ impl Source for Rate {
                 if field.name() == "value" {
                     Arc::new(Int64Array::from_iter_values((at..end).map(|row| row as i64)))
                 } else {
-                    Arc::new(TimestampMicrosecondArray::from_iter_values((at..end).map(|row| self.micros(row))))
+                    Arc::new(TimestampMicrosecondArray::from_iter_values((at..end).map(|row| self.clock.micros(row))))
                 }
             });
             let options = RecordBatchOptions::new().with_row_count(Some((end - at) as usize));
             batches.push(RecordBatch::try_new_with_options(self.schema(), columns.collect(), &options)?);
             at = end;
         }
-        Ok(batches)
+        Ok(batches.into())
     }
 
     fn is_finished(&self) -> bool {
@@ -94,17 +132,11 @@ impl Source for Rate {
     }
 
     fn save(&mut self) -> Result<Saved> {
-        let schema = Schema::new(vec![Field::new("next", DataType::Int64, false)]);
-        let next = Arc::new(Int64Array::from(vec![self.next as i64]));
-        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?]))
+        save(self.next)
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
-        for batch in saved {
-            if let Some(next) = batch.column(0).as_any().downcast_ref::<Int64Array>() {
-                self.next = next.value(0) as u64;
-            }
-        }
+        self.next = restore(&saved).unwrap_or(self.next);
         Ok(())
     }
 }

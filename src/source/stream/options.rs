@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 
-use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, parse_bytes};
+use super::bad::OnError;
+use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, SPOOL_BYTES, SPOOL_LEAST_BYTES, parse_bytes};
 use crate::error::{Error, Result, near_name};
 
 /// How much an epoch takes from one source at the most.
@@ -31,12 +32,22 @@ pub struct StreamOptions {
     pub quote: u8,
     /// CSV: the first line of each file names the columns.
     pub header: bool,
-    /// Generators: rows a second.
-    pub rows_per_second: u64,
+    /// Generators: rows a second, if they are given.
+    pub rows_per_second: Option<u64>,
     /// Generators: how many rows there are in all; nothing: no end.
     pub rows: Option<u64>,
     /// Generators: the seed.
     pub seed: u64,
+    /// Nexmark: which events.
+    pub kind: Option<String>,
+    /// What becomes of records that cannot be read.
+    pub on_error: OnError,
+    /// The folder for records that cannot be read.
+    pub dead_letter: Option<String>,
+    /// A file that is followed is read from its start when it was cut; else that is an error.
+    pub restart_on_truncate: bool,
+    /// Pipes: bytes that are kept in the state at the most.
+    pub spool_bytes: u64,
 }
 
 impl Default for StreamOptions {
@@ -47,14 +58,19 @@ impl Default for StreamOptions {
             delimiter: b',',
             quote: b'"',
             header: true,
-            rows_per_second: 1000,
+            rows_per_second: None,
             rows: None,
             seed: 0,
+            kind: None,
+            on_error: OnError::Fail,
+            dead_letter: None,
+            restart_on_truncate: false,
+            spool_bytes: SPOOL_BYTES,
         }
     }
 }
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 16] = [
     "max_rows_per_epoch",
     "max_bytes_per_epoch",
     "max_files_per_epoch",
@@ -66,6 +82,11 @@ const NAMES: [&str; 11] = [
     "rows",
     "seed",
     "newline_delimited",
+    "kind",
+    "on_error",
+    "dead_letter",
+    "on_truncate",
+    "max_spool_bytes",
 ];
 
 impl StreamOptions {
@@ -76,7 +97,16 @@ impl StreamOptions {
             let name = name.strip_prefix("format.").unwrap_or(name);
             this.set(name, value.trim())?;
         }
-        Ok(this)
+        match (this.on_error, &this.dead_letter, options.contains_key("on_error")) {
+            (OnError::DeadLetter, None, _) => Err(Error::sql("'on_error' 'dead_letter' wants a folder")
+                .hint("OPTIONS ('on_error' 'dead_letter', 'dead_letter' 'folder/')")),
+            (OnError::Fail | OnError::Skip, Some(_), true) => {
+                Err(Error::sql("the option dead_letter names a folder that nothing would be written to")
+                    .hint("'on_error' 'dead_letter' writes there what cannot be read"))
+            }
+            (_, Some(_), _) => Ok(Self { on_error: OnError::DeadLetter, ..this }),
+            _ => Ok(this),
+        }
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -103,9 +133,30 @@ impl StreamOptions {
             "delimiter" => self.delimiter = byte()?,
             "quote" => self.quote = byte()?,
             "has_header" => self.header = truth()?,
-            "rows_per_second" => self.rows_per_second = count()?,
+            "rows_per_second" => self.rows_per_second = Some(count()?),
             "rows" => self.rows = Some(count()?),
             "seed" => self.seed = value.parse().map_err(|_| wrong("it is a whole number"))?,
+            "kind" => self.kind = Some(value.to_ascii_lowercase()),
+            "on_error" => {
+                self.on_error = match value {
+                    "fail" => OnError::Fail,
+                    "skip" => OnError::Skip,
+                    "dead_letter" => OnError::DeadLetter,
+                    _ => return Err(wrong("on_error is 'fail', 'skip' or 'dead_letter'")),
+                }
+            }
+            "dead_letter" => self.dead_letter = Some(value.to_owned()).filter(|folder| !folder.is_empty()),
+            "on_truncate" => {
+                self.restart_on_truncate = match value {
+                    "fail" => false,
+                    "restart" => true,
+                    _ => return Err(wrong("on_truncate is 'fail' or 'restart'")),
+                }
+            }
+            "max_spool_bytes" => {
+                let bytes = parse_bytes(value).ok().filter(|bytes| *bytes >= SPOOL_LEAST_BYTES);
+                self.spool_bytes = bytes.ok_or_else(|| wrong("such as 1GB, and at least 1MB"))? as u64;
+            }
             "newline_delimited" => {
                 truth()?.then_some(()).ok_or_else(|| wrong("a stream of JSON has an object a line"))?;
             }

@@ -3,6 +3,8 @@
 //! Enters: CREATE UNBOUNDED EXTERNAL TABLE. Leaves: its columns, inferred from what is there where they are not
 //! declared. Always holds: it cannot be scanned as a table at rest; a pipeline reads it.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -14,6 +16,7 @@ use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPus
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
+use super::nexmark::NexmarkKind;
 use super::options::StreamOptions;
 use crate::error::{Error, Result};
 use crate::source::Location;
@@ -25,12 +28,27 @@ pub(super) enum FileFormat {
     Csv,
     Parquet,
     Arrow,
+    Avro,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
-    Files { location: Box<Location>, format: FileFormat },
+    Files {
+        location: Box<Location>,
+        format: FileFormat,
+    },
+    /// One local text file.
+    Follow {
+        path: PathBuf,
+        format: FileFormat,
+    },
+    /// A named pipe; without a path: standard input.
+    Pipe {
+        path: Option<PathBuf>,
+        format: FileFormat,
+    },
     Rate,
+    Nexmark(NexmarkKind),
 }
 
 /// An unbounded table.
@@ -51,16 +69,27 @@ impl StreamTable {
         let declared = Arc::clone(cmd.schema.inner());
         let kind = match cmd.file_type.as_str() {
             "RATE" => Kind::Rate,
+            "NEXMARK" => Kind::nexmark(cmd, &options)?,
             "JSON" => Kind::files(cmd, FileFormat::Json)?,
             "CSV" => Kind::files(cmd, FileFormat::Csv)?,
             "PARQUET" => Kind::files(cmd, FileFormat::Parquet)?,
             "ARROW" => Kind::files(cmd, FileFormat::Arrow)?,
+            "AVRO" => Kind::files(cmd, FileFormat::Avro)?,
             other => return Err(Error::sql(format!("a stream cannot be STORED AS {other}"))),
         };
         let columns = match (&kind, declared.fields().is_empty()) {
             (Kind::Rate, true) => Rate::columns(),
             (Kind::Rate, false) => return Err(Error::sql("STORED AS RATE has columns of its own: value and ts")),
+            (Kind::Nexmark(kind), true) => kind.columns(),
+            (Kind::Nexmark(_), false) => {
+                return Err(Error::sql("STORED AS NEXMARK has columns of its own, those of the benchmark"));
+            }
             (_, false) => declared,
+            (Kind::Pipe { .. }, true) => {
+                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
+                    .note("a pipe cannot be looked at before it is read")
+                    .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
+            }
             (_, true) => {
                 let found = inferred.await.map_err(|error| {
                     Error::from(error)
@@ -92,21 +121,52 @@ impl StreamTable {
             self.columns.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         let columns = columns.join(", ");
         match &self.kind {
-            Kind::Rate => format!("RATE {} a second ({columns})", self.options.rows_per_second),
+            Kind::Rate => format!("RATE {} a second ({columns})", Rate::rate(&self.options)),
+            Kind::Nexmark(kind) => {
+                let rate = self.options.rows_per_second.map_or(String::new(), |rate| format!(" {rate} a second"));
+                format!("NEXMARK {kind:?} of seed {}{rate}", self.options.seed)
+            }
             Kind::Files { location, format } => format!("{format:?} '{}' ({columns})", location.url),
+            Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
+            Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
+            Kind::Pipe { path: None, format } => format!("{format:?} standard input ({columns})"),
         }
     }
 }
 
 impl Kind {
     fn files(cmd: &CreateExternalTable, format: FileFormat) -> Result<Self> {
-        match cmd.locations.as_slice() {
-            [one] => Ok(Kind::Files { location: Box::new(Location::parse(one)?), format }),
-            _ => {
-                Err(Error::sql("an unbounded table has one LOCATION")
-                    .hint("a glob such as '{a,b}/*.json' names several"))
-            }
+        let [one] = cmd.locations.as_slice() else {
+            return Err(
+                Error::sql("an unbounded table has one LOCATION").hint("a glob such as '{a,b}/*.json' names several")
+            );
+        };
+        let text = matches!(format, FileFormat::Json | FileFormat::Csv);
+        let standard = ["-", "/dev/stdin"].contains(&one.as_str());
+        let path = if standard { None } else { Location::parse(one)?.local_path() };
+        let pipe = path.as_ref().and_then(|path| std::fs::metadata(path).ok()).is_some_and(|f| f.file_type().is_fifo());
+        if (standard || pipe) && !text {
+            return Err(Error::sql(format!("a pipe cannot be STORED AS {}", cmd.file_type))
+                .hint("lines of text can be read from a pipe: CSV and JSON"));
         }
+        if standard || pipe {
+            return Ok(Kind::Pipe { path, format });
+        }
+        let location = Location::parse(one)?;
+        let single = !location.url.is_collection() && location.url.get_glob().is_none();
+        match path {
+            Some(path) if single && text && !path.is_dir() => Ok(Kind::Follow { path, format }),
+            _ => Ok(Kind::Files { location: Box::new(location), format }),
+        }
+    }
+
+    /// The kind that OPTIONS name, or the table's name.
+    fn nexmark(cmd: &CreateExternalTable, options: &StreamOptions) -> Result<Self> {
+        let name = options.kind.as_deref().unwrap_or_else(|| cmd.name.table());
+        NexmarkKind::of(name).map(Kind::Nexmark).ok_or_else(|| {
+            Error::sql(format!("'{name}' is no kind of Nexmark events"))
+                .hint("OPTIONS ('kind' 'bid'), 'auction' or 'person'; without it, the table's name is the kind")
+        })
     }
 }
 

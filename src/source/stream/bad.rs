@@ -1,0 +1,100 @@
+//! Records that cannot be read.
+//!
+//! Enters: a record, where it is, and why it cannot be read. Leaves: an error, or a row in a folder of dead letters.
+//! Always holds: the file of an epoch has the same name and rows when the epoch is run again.
+
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
+
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::offset::Epoch;
+
+/// Characters of a record that an error shows.
+const SHOWN_CHARS: usize = 200;
+
+/// What becomes of records that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// The first one ends the pipeline.
+    Fail,
+    /// They are left out, and counted.
+    Skip,
+    /// They are left out, counted, and kept in a folder.
+    DeadLetter,
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    /// The file that it is in.
+    pub file: String,
+    /// Its first byte there.
+    pub position: u64,
+    /// The record itself, without its line end.
+    pub payload: String,
+    /// The column that is at fault, if it is one.
+    pub column: Option<String>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl BadRecord {
+    /// The error that it is where it is not left out. `line` is counted from 1.
+    pub(super) fn error(&self, line: u64) -> Error {
+        let column = self.column.as_ref().map_or(String::new(), |column| format!(", column {column}"));
+        let mut shown: String = self.payload.chars().take(SHOWN_CHARS).collect();
+        if shown.len() < self.payload.len() {
+            shown.push('…');
+        }
+        Error::query(format!("{}, line {line}{column}: {}", self.file, self.reason))
+            .note(format!("the line is: {shown}"))
+            .hint("OPTIONS ('on_error' 'skip') leaves such lines out; ('dead_letter' 'folder/') keeps them there")
+    }
+}
+
+/// The name of the file that keeps the bad records of an epoch.
+fn file(id: &str, source: &str, epoch: Epoch) -> String {
+    let source: String = source.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    format!("{}{source}-{epoch:012}.parquet", prefix(id))
+}
+
+/// How the names of a pipeline's files of bad records begin.
+fn prefix(id: &str) -> String {
+    format!("bad-{id}-")
+}
+
+/// Keeps the bad records that an epoch has found in a source, for the pipeline of that identity.
+pub async fn bury(folder: &Folder, id: &str, source: &str, epoch: Epoch, bad: &[BadRecord]) -> Result<()> {
+    let text = |name, null| Field::new(name, DataType::Utf8, null);
+    let schema = Schema::new(vec![
+        text("payload", false),
+        text("file", false),
+        Field::new("position", DataType::Int64, false),
+        text("column", true),
+        text("reason", false),
+    ]);
+    let batch = RecordBatch::try_new(
+        Arc::new(schema),
+        vec![
+            Arc::new(StringArray::from_iter_values(bad.iter().map(|bad| &bad.payload))),
+            Arc::new(StringArray::from_iter_values(bad.iter().map(|bad| &bad.file))),
+            Arc::new(Int64Array::from_iter_values(bad.iter().map(|bad| bad.position as i64))),
+            Arc::new(StringArray::from_iter(bad.iter().map(|bad| bad.column.as_ref()))),
+            Arc::new(StringArray::from_iter_values(bad.iter().map(|bad| &bad.reason))),
+        ],
+    )?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
+    writer.write(&batch)?;
+    folder.replace(&file(id, source, epoch), writer.into_inner()?).await
+}
+
+/// Removes what the pipeline of that identity has kept.
+pub async fn unbury(folder: &Folder, id: &str) -> Result<()> {
+    let names = folder.list("").await?;
+    let own = names.into_iter().filter(|name| name.starts_with(&prefix(id)));
+    folder.remove(&own.collect::<Vec<_>>()).await
+}

@@ -1,0 +1,291 @@
+//! Pieces of text files → batches.
+//!
+//! Enters: a file and a range of bytes. Leaves: whole records, and the batches of them. Always holds: a record that
+//! cannot be read is found alone, and does not take its neighbours along.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::bad::{BadRecord, OnError};
+use super::decode::Decoder;
+use super::{Read, blocking};
+use crate::config::RECORD_BYTES_LIMIT;
+use crate::durable::Folder;
+use crate::error::{Error, Result};
+use crate::offset::FileSlice;
+
+/// How much text one thread reads at a time.
+const PIECE_BYTES: usize = 4 << 20;
+/// How much of a CSV file is read for its header.
+const HEADER_BYTES: u64 = 1 << 20;
+/// How much of a file is read at a time to count its lines.
+const COUNT_BYTES: u64 = 8 << 20;
+
+/// A text file.
+#[derive(Debug, Clone)]
+pub(super) enum TextFile {
+    Stored(Arc<dyn ObjectStore>, Path),
+    /// It keeps its file also when that is renamed or removed.
+    Open(Arc<File>),
+}
+
+impl TextFile {
+    /// The bytes of a range; fewer if the file ends before.
+    pub(super) async fn range(&self, range: Range<u64>) -> Result<Bytes> {
+        match self {
+            TextFile::Stored(store, path) => Ok(store.get_range(path, range).await?),
+            TextFile::Open(file) => {
+                let file = Arc::clone(file);
+                blocking(move || read_at(&file, range).map(Bytes::from)).await
+            }
+        }
+    }
+}
+
+/// The bytes of a range of a local file; fewer if it ends before.
+pub(super) fn read_at(file: &File, range: Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], range.start + length as u64) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::query(format!("cannot read it: {error}"))),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// Reads the text of one table.
+#[derive(Debug, Clone)]
+pub(super) struct TextReader {
+    pub(super) decoder: Decoder,
+    pub(super) on_error: OnError,
+    /// Where records go that cannot be read.
+    pub(super) dead_letters: Option<Folder>,
+}
+
+impl TextReader {
+    /// The whole records of a file from byte `from` on, about `budget` bytes; nothing if there is none before `size`.
+    pub(super) async fn whole(
+        &self,
+        file: &TextFile,
+        name: &str,
+        from: u64,
+        size: u64,
+        budget: u64,
+    ) -> Result<Option<Bytes>> {
+        let mut budget = budget.max(1);
+        loop {
+            let end = size.min(from + budget);
+            let chunk = file.range(from..end).await?;
+            let whole = self.decoder.whole_records(&chunk);
+            if whole > 0 {
+                return Ok(Some(chunk.slice(..whole)));
+            }
+            if end == size {
+                return Ok(None);
+            }
+            if budget >= RECORD_BYTES_LIMIT as u64 {
+                return Err(Error::query(format!(
+                    "{name}, byte {from}: a record of more than {RECORD_BYTES_LIMIT} bytes"
+                )));
+            }
+            budget = (budget * 2).min(RECORD_BYTES_LIMIT as u64);
+        }
+    }
+
+    /// The rows of a piece of a file. `known`: its bytes, if they were read before.
+    pub(super) async fn read(
+        &self,
+        file: &TextFile,
+        name: &str,
+        slice: &FileSlice,
+        known: Option<Bytes>,
+    ) -> Result<Read> {
+        let located = |error: Error| Error { message: format!("{name}: {}", error.message), ..error };
+        let mut from = slice.from;
+        let mut text = match known {
+            Some(text) => text,
+            None => file.range(slice.from..slice.to).await.map_err(located)?,
+        };
+        if text.len() as u64 != slice.to - slice.from {
+            return Err(located(Error::query("the file is shorter than it was")));
+        }
+        let mut names = None;
+        if self.decoder.header {
+            let start = file.range(0..slice.to.min(HEADER_BYTES)).await.map_err(located)?;
+            let Some((header, length)) = self.decoder.header(&start).map_err(located)? else {
+                return Ok(Read::default());
+            };
+            names = Some(Arc::new(header));
+            if from == 0 {
+                text = text.slice(length..);
+                from = length as u64;
+            }
+        } else if from == 0 && text.starts_with(b"\xef\xbb\xbf") {
+            text = text.slice(3..);
+            from = 3;
+        }
+        let pieces = self.decoder.cut(&text, PIECE_BYTES);
+        let starts = pieces.iter().scan(from, |at, piece| {
+            let start = *at;
+            *at += piece.len() as u64;
+            Some(start)
+        });
+        let starts: Vec<u64> = starts.collect();
+        let tasks = pieces.into_iter().map(|piece| {
+            let (decoder, names, fail) = (self.decoder.clone(), names.clone(), self.on_error == OnError::Fail);
+            blocking(move || Ok(salvage(&decoder, &piece, names.as_ref().map(|names| names.as_slice()), fail)))
+        });
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let done: Vec<(Vec<RecordBatch>, Vec<BadRecord>)> =
+            stream::iter(tasks).buffered(threads).try_collect().await.map_err(located)?;
+        let mut read = Read::default();
+        for ((batches, bad), start) in done.into_iter().zip(starts) {
+            read.batches.extend(batches);
+            read.bad.extend(bad.into_iter().map(|bad| BadRecord {
+                file: name.to_owned(),
+                position: bad.position + start,
+                ..bad
+            }));
+        }
+        match read.bad.first() {
+            Some(bad) if self.on_error == OnError::Fail => Err(bad.error(line_of(file, bad.position).await?)),
+            _ => Ok(read),
+        }
+    }
+}
+
+/// The number of the line that begins at a byte.
+async fn line_of(file: &TextFile, position: u64) -> Result<u64> {
+    let (mut line, mut at) = (1, 0);
+    while at < position {
+        let end = position.min(at + COUNT_BYTES);
+        let bytes = file.range(at..end).await?;
+        line += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        at = end;
+    }
+    Ok(line)
+}
+
+/// Reads what can be read. `first`: one bad record is enough.
+fn salvage(
+    decoder: &Decoder,
+    text: &[u8],
+    names: Option<&[String]>,
+    first: bool,
+) -> (Vec<RecordBatch>, Vec<BadRecord>) {
+    if let Ok(batches) = decoder.text(text, names) {
+        return (batches, Vec::new());
+    }
+    let records = decoder.records(text);
+    let (mut batches, mut bad) = (Vec::new(), Vec::new());
+    // Halves of halves, the first one on top.
+    let mut todo: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
+    while let Some(range) = todo.pop() {
+        let (Some(one), Some(last)) = (records.get(range.start), records.get(range.end.wrapping_sub(1))) else {
+            continue;
+        };
+        match decoder.text(&text[one.start..last.end], names) {
+            Ok(more) => batches.extend(more),
+            Err(_) if range.len() > 1 => {
+                let middle = range.start + range.len() / 2;
+                todo.push(middle..range.end);
+                todo.push(range.start..middle);
+            }
+            Err(error) => {
+                bad.push(explain(decoder, &text[one.clone()], one.start, names, error));
+                if first {
+                    break;
+                }
+            }
+        }
+    }
+    (batches, bad)
+}
+
+/// What is wrong with a record.
+fn explain(decoder: &Decoder, record: &[u8], position: usize, names: Option<&[String]>, error: Error) -> BadRecord {
+    let payload = String::from_utf8_lossy(record).trim_end_matches(['\r', '\n']).to_owned();
+    let bad =
+        BadRecord { file: String::new(), position: position as u64, payload, column: None, reason: String::new() };
+    let schema = decoder.schema();
+    let guilty = schema.fields().iter().find(|field| decoder.only(field.name()).text(record, names).is_err());
+    let alone = schema.fields().first().filter(|_| schema.fields().len() > 1);
+    // A record that is no record is unreadable for each column.
+    let broken = alone.is_some() && schema.fields().iter().all(|f| decoder.only(f.name()).text(record, names).is_err());
+    let Some(field) = guilty.filter(|_| !broken) else {
+        let message = error.message.trim_start_matches("Json error: ").trim_start_matches("Csv error: ");
+        return BadRecord { reason: message.to_owned(), ..bad };
+    };
+    let reason = match decoder.value(record, names, field.name()) {
+        Some(value) => format!("'{value}' is no {}", field.data_type()),
+        None if !field.is_nullable() => "it is NULL, and the column is NOT NULL".to_owned(),
+        None => error.message,
+    };
+    BadRecord { column: Some(field.name().clone()), reason, ..bad }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::source::stream::StreamOptions;
+    use crate::source::stream::table::FileFormat;
+
+    fn reader(format: FileFormat, on_error: OnError) -> TextReader {
+        let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
+        let schema = Arc::new(Schema::new(fields));
+        let decoder = Decoder::new(format, schema, vec![0, 1], &StreamOptions::default()).expect("a decoder");
+        TextReader { decoder, on_error, dead_letters: None }
+    }
+
+    async fn read(reader: &TextReader, text: &str) -> Result<Read> {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(text.as_bytes()).expect("writes");
+        let to = text.len() as u64;
+        let slice = FileSlice { path: "t".to_owned(), from: 0, to, bytes: to, last: false, file: None };
+        reader.read(&TextFile::Open(Arc::new(file)), "t", &slice, None).await
+    }
+
+    #[tokio::test]
+    async fn bad_records_are_found_alone_and_the_others_are_read() {
+        let json: String = (0..100)
+            .map(|row| match row {
+                7 => "{\"a\": \"seven\", \"b\": \"x\"}\n".to_owned(),
+                50 => "{\"a\": 50, \n".to_owned(),
+                row => format!("{{\"a\": {row}, \"b\": \"x\"}}\n"),
+            })
+            .collect();
+        let found = read(&reader(FileFormat::Json, OnError::Skip), &json).await.expect("reads");
+        assert_eq!(found.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 98);
+        assert_eq!(found.bad.iter().map(|bad| bad.column.as_deref()).collect::<Vec<_>>(), [Some("a"), None]);
+        assert_eq!(found.bad[0].reason, "'seven' is no Int64");
+        let at = found.bad[1].position as usize;
+        assert!(json[at..].starts_with("{\"a\": 50, \n"));
+    }
+
+    #[tokio::test]
+    async fn a_failure_names_line_column_and_text() {
+        let csv = "a,b\n1,x\n2,\"two\nlines\"\nthree,y\n4,z\n";
+        let error = read(&reader(FileFormat::Csv, OnError::Fail), csv).await.expect_err("three is no number");
+        assert_eq!(error.message, "t, line 5, column a: 'three' is no Int64");
+        assert!(error.notes.iter().any(|note| note.contains("three,y")), "{error:?}");
+        let ragged = read(&reader(FileFormat::Csv, OnError::Skip), "a,b\n1\n2,x\n").await.expect("reads");
+        assert_eq!((ragged.batches[0].num_rows(), ragged.bad.len()), (1, 1));
+    }
+}
