@@ -302,6 +302,21 @@ fn a_second_process_is_turned_away_before_it_writes() {
 }
 
 #[test]
+fn inspect_tells_what_a_state_holds() {
+    let place = Place::new();
+    place.write("p.sql", SQL);
+    inputs(&place, 0, 3);
+    once(&place, "").data();
+    let text = place.run(&["inspect", ".fuse/p", "--format", "json"]).data();
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(found["committed_epoch"], 1);
+    assert_eq!(found["checkpoint"]["epoch"], 1);
+    assert_eq!(found["sinks"].as_array().map(Vec::len), Some(4));
+    assert!(place.run(&["inspect", ".fuse/p"]).data().contains("committed_epoch: 1\n"));
+    assert!(place.run(&["inspect", "in"]).error(1).contains("no state"));
+}
+
+#[test]
 fn damaged_state_is_an_error_or_the_checkpoint_before() {
     let place = Place::new();
     place.write("p.sql", SQL);

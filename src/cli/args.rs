@@ -33,6 +33,8 @@ pub(super) enum Command {
     Query(QueryArgs),
     /// Parse and plan SQL files, and run nothing
     Check(CheckArgs),
+    /// Tell what the state folder of a pipeline holds
+    Inspect(InspectArgs),
 }
 
 /// `fuse` alone.
@@ -47,6 +49,17 @@ pub(super) struct ReplArgs {
     /// How to run.
     #[command(flatten)]
     pub(super) flags: RunFlags,
+}
+
+/// `fuse inspect`.
+#[derive(Debug, Flags)]
+pub(super) struct InspectArgs {
+    /// The folder, or s3:// prefix
+    #[arg(value_name = "STATE")]
+    pub(super) state: String,
+    /// How it is printed: text or json
+    #[arg(short, long)]
+    pub(super) format: Option<String>,
 }
 
 /// Where the SQL comes from.

@@ -6,6 +6,7 @@
 mod args;
 mod console;
 mod explain;
+mod inspect;
 mod interrupt;
 mod output;
 mod pipeline;
@@ -74,7 +75,7 @@ fn log_to_stderr() {
 fn start(args: Args) -> ExitCode {
     let threads = match &args.command {
         Some(Command::Query(query)) => query.flags.threads.map(usize::from),
-        Some(Command::Check(_)) => None,
+        Some(Command::Check(_) | Command::Inspect(_)) => None,
         None => args.repl.flags.threads.map(usize::from),
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -107,6 +108,7 @@ async fn run(args: Args) -> Result<()> {
     match args.command {
         Some(Command::Query(args)) => query::query(&args, Interrupt::listen(Patience::Short)).await,
         Some(Command::Check(args)) => query::check(&args).await,
+        Some(Command::Inspect(args)) => inspect::inspect(&args).await,
         None if talks => repl::repl(&args.repl, Interrupt::listen(Patience::Endless)).await,
         None => query::query(&args.repl.piped(), Interrupt::listen(Patience::Short)).await,
     }
