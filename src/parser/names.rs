@@ -28,8 +28,9 @@ pub(super) fn name_items(body: &mut Body) {
 
 fn name_query(query: &mut Query) {
     let SetExpr::Select(select) = query.body.as_mut() else { return };
-    if select.distinct.is_some() {
-        // DISTINCT and ORDER BY have to agree on their expressions.
+    // DISTINCT and ORDER BY have to agree on their expressions; a marked SELECT, such as PIVOT, is none yet.
+    let marked = select.projection.iter().any(|item| item.to_string().contains("fuse."));
+    if select.distinct.is_some() || marked {
         return;
     }
     for item in &mut select.projection {
@@ -54,6 +55,23 @@ fn name_of(expr: &Expr) -> Option<String> {
             // These become several columns, whose names come from what they become.
             let many = ["unnest(", "columns(", "columns\"(", "\n"].iter().any(|part| lower.contains(part));
             (name.len() <= LONGEST && !many).then_some(name)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Reading, Script, parse};
+
+    #[test]
+    fn expressions_are_named_and_pivots_are_not() {
+        let read = |text: &str| {
+            let script = Script { name: "test".into(), text: text.into() };
+            parse(&script, &Reading::default()).expect("parses")[0].body.to_string()
+        };
+        assert_eq!(read("select a+1, b from t"), "SELECT a + 1 AS \"a + 1\", b FROM t");
+        for text in ["pivot t on a using sum(b)", "select distinct a + 1 from t", "select columns('a.*') from t"] {
+            assert!(!read(text).contains(" AS \""), "{}", read(text));
         }
     }
 }

@@ -110,7 +110,16 @@ impl Call {
                 return Err(Error::sql("union_by_name cannot be false: columns of several files are matched by name"));
             }
             "hive_partitioning" => wishes.unpartitioned = !truth(&name, value)?,
-            "columns" if wishes.format != Some("PARQUET") => wishes.columns = Some(named_types(state, &name, value)?),
+            "columns" if wishes.format != Some("PARQUET") => {
+                wishes.columns = Some(named_types(state, &name, value)?);
+                if !csv {
+                    // Who names the columns may leave some out.
+                    wishes.options.entry("ignore_unknown".to_owned()).or_insert_with(|| "true".to_owned());
+                }
+            }
+            "ignore_unknown" if wishes.format == Some("JSON") => {
+                wishes.options.insert(name.clone(), truth(&name, value)?.to_string());
+            }
             "types" | "dtypes" | "column_types" if csv => wishes.types = named_types(state, &name, value)?,
             "names" | "column_names" if csv => wishes.names = texts(&name, value)?,
             "all_varchar" if csv => wishes.all_text = truth(&name, value)?,
@@ -146,7 +155,7 @@ impl Call {
             known.extend(["delim", "sep", "header"]);
         }
         if self.wishes.format == Some("JSON") {
-            known.extend(["columns", "compression"]);
+            known.extend(["columns", "compression", "ignore_unknown"]);
         }
         known.sort_unstable();
         let error = Error::sql(format!("{} has no option named {name}", self.function)).mark(name);

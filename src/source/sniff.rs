@@ -42,7 +42,8 @@ pub(super) async fn look(
     given: Arc<HashSet<String>>,
     name: String,
 ) -> Result<Sniffed> {
-    let sample = Sample::open(store, file, compression, SCHEMA_SAMPLE_BYTES as u64).await?;
+    let bytes = if wanted.sample_rows == Some(usize::MAX) { u64::MAX } else { SCHEMA_SAMPLE_BYTES as u64 };
+    let sample = Sample::open(store, file, compression, bytes).await?;
     let mut pieces = Vec::new();
     let all = wanted.sample_rows == Some(usize::MAX);
     if !compression.is_compressed() && file.size > SCHEMA_SAMPLE_BYTES as u64 / 4 && !all {
