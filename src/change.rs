@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, UInt64Array};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, StringArray, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -59,6 +59,19 @@ impl Changes {
             None => None,
         };
         Ok(Self { rows: take_rows(&self.rows, rows)?, weights: weights.as_ref().map(int64s) })
+    }
+
+    /// A row for each single change, and its op: what goes comes before what takes its place.
+    pub fn with_ops(&self) -> Result<(RecordBatch, StringArray)> {
+        let mut order: Vec<(bool, u64)> = Vec::new();
+        for row in 0..self.len() {
+            let weight = self.weight(row);
+            order.extend((0..weight.unsigned_abs()).map(|_| (weight > 0, row as u64)));
+        }
+        order.sort_by_key(|(inserted, _)| *inserted);
+        let rows = take_rows(&self.rows, &UInt64Array::from_iter_values(order.iter().map(|(_, row)| *row)))?;
+        let ops = order.iter().map(|(inserted, _)| if *inserted { "insert" } else { "delete" });
+        Ok((rows, StringArray::from_iter_values(ops)))
     }
 
     /// The rows with the weight as the last column.

@@ -66,8 +66,6 @@ impl Checkpoint {
 pub struct StateStore {
     folder: Folder,
     last: Checkpoint,
-    /// The epoch of the checkpoint before the last one: from there the logs must stay.
-    before: Epoch,
 }
 
 const MANIFESTS: &str = "checkpoints";
@@ -81,13 +79,12 @@ fn manifest(epoch: Epoch) -> String {
 impl StateStore {
     /// Opens the store at its newest intact checkpoint; gives the saved batches of each part, segment by segment.
     pub async fn open(folder: Folder) -> Result<(Self, BTreeMap<String, Vec<RecordBatch>>)> {
-        let mut store = Self { folder, last: Checkpoint::default(), before: 0 };
+        let mut store = Self { folder, last: Checkpoint::default() };
         let mut failure = None;
         let manifests = store.manifests().await?;
         for epoch in manifests.iter().rev() {
             match store.load(*epoch).await {
                 Ok((checkpoint, parts)) => {
-                    store.before = checkpoint.epoch;
                     store.last = checkpoint;
                     return Ok((store, parts));
                 }
@@ -181,12 +178,11 @@ impl StateStore {
         }
         self.folder.replace(&manifest(epoch), seal(&next)?).await?;
         let keep = std::mem::replace(&mut self.last, next);
-        self.before = keep.epoch;
         self.remove_old(&keep).await?;
         if keep.epoch > 0 {
             self.remove_tables().await?;
         }
-        Ok(self.before)
+        Ok(keep.epoch)
     }
 
     /// Removes all but the last checkpoint and `keep`, and the files that neither names.

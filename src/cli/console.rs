@@ -6,11 +6,11 @@
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 
-use crate::change::{Changes, consolidate, take_rows, with_columns};
+use crate::change::{Changes, consolidate, with_columns};
 use crate::config::Settings;
 use crate::error::Result;
 use crate::format::{self, Format, Shape};
@@ -41,19 +41,11 @@ impl ConsoleSink {
 
     /// The changes, with `op` before the columns; a table that only grows needs none.
     fn rows(&self, changes: &Changes) -> Result<RecordBatch> {
-        let mut order: Vec<(bool, u64)> = Vec::new();
-        for row in 0..changes.len() {
-            let weight = changes.weight(row);
-            order.extend((0..weight.unsigned_abs()).map(|_| (weight > 0, row as u64)));
-        }
-        order.sort_by_key(|(inserted, _)| *inserted);
-        let places = UInt64Array::from_iter_values(order.iter().map(|(_, row)| *row));
-        let rows = take_rows(&changes.rows, &places)?;
+        let (rows, ops) = changes.with_ops()?;
         if self.append_only && self.format == Format::Table {
             return self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows));
         }
-        let op = order.iter().map(|(inserted, _)| if *inserted { "insert" } else { "delete" });
-        let op: ArrayRef = Arc::new(StringArray::from_iter_values(op));
+        let op: ArrayRef = Arc::new(ops);
         let mut fields = vec![Arc::new(Field::new("op", DataType::Utf8, false))];
         fields.extend(self.columns.fields().iter().cloned());
         let columns = std::iter::once(op).chain(rows.columns().iter().cloned()).collect();

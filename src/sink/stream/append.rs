@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -78,6 +78,12 @@ struct Position {
     text_bytes: usize,
 }
 
+/// The columns that a changelog has behind those of the query.
+fn changelog_fields() -> [Arc<Field>; 2] {
+    let field = |name, kind| Arc::new(Field::new(name, kind, false));
+    [field("op", DataType::Utf8), field("epoch", DataType::Int64)]
+}
+
 impl AppendSink {
     /// A sink that adds files to `folder`.
     pub fn new(
@@ -92,8 +98,7 @@ impl AppendSink {
         let kept = columns.fields().iter().enumerate().filter(|(at, _)| !partitions.contains(at));
         let mut fields: Vec<Arc<Field>> = kept.map(|(_, field)| Arc::clone(field)).collect();
         if mode == Mode::Changelog {
-            fields.push(Arc::new(Field::new("op", DataType::Utf8, false)));
-            fields.push(Arc::new(Field::new("epoch", DataType::Int64, false)));
+            fields.extend(changelog_fields());
         }
         let files = encoding.schema(&Arc::new(Schema::new(fields)))?;
         let (taken, open, staged) = (Vec::new(), BTreeMap::new(), Vec::new());
@@ -124,22 +129,12 @@ impl AppendSink {
             return Ok(taken.into_iter().map(|change| change.rows).collect());
         }
         let Some(changes) = consolidate(&self.columns, &taken)? else { return Ok(Vec::new()) };
-        // What goes comes before what takes its place.
-        let mut order: Vec<(bool, u64)> = Vec::new();
-        for row in 0..changes.len() {
-            let weight = changes.weight(row);
-            order.extend((0..weight.unsigned_abs()).map(|_| (weight > 0, row as u64)));
-        }
-        order.sort_by_key(|(inserted, _)| *inserted);
-        let rows = UInt64Array::from_iter_values(order.iter().map(|(_, row)| *row));
-        let rows = take_rows(&changes.rows, &rows)?;
-        let op = order.iter().map(|(inserted, _)| if *inserted { "insert" } else { "delete" });
-        let mut fields = self.columns.fields().to_vec();
-        fields.push(Arc::new(Field::new("op", DataType::Utf8, false)));
-        fields.push(Arc::new(Field::new("epoch", DataType::Int64, false)));
+        let (rows, ops) = changes.with_ops()?;
+        let epochs = vec![i64::try_from(epoch).unwrap_or(i64::MAX); rows.num_rows()];
+        let fields = self.columns.fields().iter().cloned().chain(changelog_fields()).collect::<Vec<_>>();
         let mut columns = rows.columns().to_vec();
-        columns.push(Arc::new(StringArray::from_iter_values(op)));
-        columns.push(Arc::new(Int64Array::from(vec![i64::try_from(epoch).unwrap_or(i64::MAX); order.len()])));
+        columns.push(Arc::new(ops));
+        columns.push(Arc::new(Int64Array::from(epochs)));
         Ok(vec![RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?])
     }
 

@@ -122,11 +122,6 @@ impl Sink for ReplaceSink {
         }
     }
 
-    async fn resume(&mut self, _position: &serde_json::Value) -> Result<()> {
-        // What was staged of a single file is overwritten by the next stage: others may share the folder.
-        Ok(())
-    }
-
     fn save(&mut self) -> Result<Saved> {
         let added = std::mem::take(&mut self.added);
         if added.is_empty() {

@@ -88,6 +88,12 @@ impl Rate {
     }
 }
 
+/// What an epoch takes of a generator that stands at `next`, of whose rows those before `due` are due.
+pub(super) fn rows_due(next: u64, due: u64, options: &StreamOptions) -> OffsetRange {
+    let end = due.min(options.rows.unwrap_or(u64::MAX)).min(next.saturating_add(options.limits.rows));
+    OffsetRange::Rows { from: next, to: end.max(next) }
+}
+
 #[async_trait]
 impl Source for Rate {
     fn schema(&self) -> SchemaRef {
@@ -96,8 +102,7 @@ impl Source for Rate {
 
     async fn next(&mut self, now_micros: i64) -> Result<OffsetRange> {
         let due = self.clock.due(self.next, now_micros);
-        let end = due.min(self.options.rows.unwrap_or(u64::MAX)).min(self.next + self.options.limits.rows);
-        Ok(OffsetRange::Rows { from: self.next, to: end.max(self.next) })
+        Ok(rows_due(self.next, due, &self.options))
     }
 
     fn advance(&mut self, range: &OffsetRange) -> Result<()> {

@@ -13,7 +13,7 @@ use nexmark::EventGenerator;
 use nexmark::config::NexmarkConfig;
 use nexmark::event::{Event, EventType};
 
-use super::generate::Clock;
+use super::generate::{Clock, rows_due};
 use super::{Read, Source, StreamOptions, blocking};
 use crate::checkpoint::Saved;
 use crate::error::{Error, Result};
@@ -147,9 +147,7 @@ impl Source for Nexmark {
 
     async fn next(&mut self, now_micros: i64) -> Result<OffsetRange> {
         let due = self.clock.as_mut().map_or(u64::MAX, |clock| clock.due(self.next, now_micros));
-        let end =
-            due.min(self.options.rows.unwrap_or(u64::MAX)).min(self.next.saturating_add(self.options.limits.rows));
-        Ok(OffsetRange::Rows { from: self.next, to: end.max(self.next) })
+        Ok(rows_due(self.next, due, &self.options))
     }
 
     fn advance(&mut self, range: &OffsetRange) -> Result<()> {
