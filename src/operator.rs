@@ -12,10 +12,12 @@ mod join;
 mod keys;
 mod recompute;
 mod stateless;
+mod top;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
@@ -52,6 +54,8 @@ pub struct Shard {
     pub index: usize,
     /// Of how many.
     pub count: usize,
+    /// What is restored was saved by another number of shards: all of it has to be saved again.
+    pub moved: bool,
 }
 
 impl Shard {
@@ -190,7 +194,7 @@ impl Dataflow {
         for (at, node) in self.nodes.iter_mut().enumerate() {
             for (shard, operator) in node.iter_mut().flat_map(|node| &mut node.shards).enumerate() {
                 for (part, saved) in operator.save()?.into_iter().enumerate() {
-                    all.push((format!("node{at}-part{part}-shard{shard}"), saved));
+                    all.push((format!("node{at}-part{part}-shard{shard}of{}", self.shards), saved));
                 }
             }
         }
@@ -199,6 +203,9 @@ impl Dataflow {
 
     /// Takes over what was saved, also if it was by another number of shards.
     pub fn restore(&mut self, saved: &BTreeMap<String, Vec<RecordBatch>>) -> Result<()> {
+        let count = self.shards;
+        let of = format!("of{count}");
+        let moved = saved.keys().any(|name| name.contains("-shard") && !name.ends_with(&of));
         for (at, node) in self.nodes.iter_mut().enumerate() {
             let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
             for (name, batches) in saved {
@@ -210,7 +217,7 @@ impl Dataflow {
             }
             let operators = node.iter_mut().flat_map(|node| &mut node.shards).enumerate();
             for (index, operator) in operators.filter(|_| !parts.is_empty()) {
-                operator.restore(parts.clone(), Shard { index, count: self.shards })?;
+                operator.restore(parts.clone(), Shard { index, count, moved })?;
             }
         }
         Ok(())
@@ -265,7 +272,7 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
                 let types = types.map(|field| field.data_type().clone());
                 exchanges = vec![Exchange::by_key(exprs.collect::<Result<_, _>>()?, types.collect())?];
-                Box::new(aggregate::Aggregate::new(aggregate, state, shard == 0)?)
+                Box::new(aggregate::Aggregate::new(aggregate, append_only(0), node.append_only, state, shard)?)
             }
             Op::Join { join, left_rests, right_rests } => {
                 let [left, right] = join::key_exprs(join, state)?;
@@ -274,6 +281,20 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 let rests = [*left_rests, *right_rests];
                 let grow = [append_only(0), append_only(1)];
                 Box::new(join::Join::new(join, rests, grow, node.append_only, state)?)
+            }
+            Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
+            Op::Top { sort, input, skip, fetch } => {
+                exchanges = vec![Exchange::One];
+                let by = sort.iter().map(|by| {
+                    let options = SortOptions { descending: !by.asc, nulls_first: by.nulls_first };
+                    Ok((physical(&by.expr, input, state)?, options))
+                });
+                let by = by.collect::<Result<Vec<_>>>()?;
+                Box::new(top::Top::new(by, (*skip, *fetch), Arc::clone(&node.schema), append_only(0))?)
+            }
+            Op::First { skip, fetch } => {
+                exchanges = vec![Exchange::One];
+                Box::new(top::First::new((*skip, *fetch), &node.schema)?)
             }
             Op::Recompute { plan: logical, .. } => {
                 let inputs = node.inputs.iter().map(|input| {

@@ -135,7 +135,10 @@ async fn batch(root: &Path, query: &str) -> Multiset {
 
 /// One run of the pipeline; false if it was killed before its end.
 async fn run(root: &Path, query: &str, shown: &Arc<Mutex<Shown>>, end: &End) -> Result<bool, Error> {
-    let session = Session::new(Settings::default())?;
+    let mut settings = Settings::default();
+    // State is taken over by another number of shards.
+    settings.threads = 1 + usize::try_from(fuse::clock::now_micros() % 3).unwrap_or(0);
+    let session = Session::new(settings)?;
     session.execute_text(&ddl(root, true)).await?;
     session.execute_text(query).await?;
     let collector = |_, _, _| -> Box<dyn Sink> { Box::new(Collector { shown: Arc::clone(shown), taken: Vec::new() }) };
@@ -284,6 +287,14 @@ const AGGREGATES: &[&str] = &[
     "sum(DISTINCT v), count(*)",
     "approx_distinct(g)",
     "array_sort(array_agg(v))",
+    "array_agg(v ORDER BY v DESC NULLS LAST)",
+    "string_agg(g, '-' ORDER BY g, v)",
+    "first_value(g ORDER BY v, g), last_value(v ORDER BY v)",
+    "percentile_cont(0.25) WITHIN GROUP (ORDER BY v)",
+    "avg(DISTINCT v), min(DISTINCT v), max(v)",
+    "round(corr(k, v), 6), round(regr_slope(v, k), 6), round(covar_pop(k, v), 6)",
+    "round(var_pop(v), 6), bool_and(v > 0), max(g)",
+    "max(v) FILTER (WHERE k > 1), count(DISTINCT g) FILTER (WHERE v > 0)",
 ];
 
 fn query() -> impl Strategy<Value = String> {
@@ -298,13 +309,18 @@ fn query() -> impl Strategy<Value = String> {
     let windows =
         relation().prop_map(|r| format!("SELECT k, v, sum(v) OVER (PARTITION BY k) FROM ({r}) WHERE v IS NOT NULL"));
     let top = Just("SELECT id, v FROM s ORDER BY v DESC NULLS LAST, id LIMIT 5".to_owned());
+    let limited = (relation(), one_of(&["LIMIT 3", "LIMIT 2 OFFSET 1", "LIMIT 0", "LIMIT 1000"]))
+        .prop_map(|(r, limit)| format!("SELECT k, g, v FROM ({r}) ORDER BY v, g, k DESC {limit}"));
+    let above = relation().prop_map(|r| format!(
+        "SELECT g, n FROM (SELECT g, count(*) AS n, max(v) AS m FROM ({r}) GROUP BY g) ORDER BY m DESC, n, g LIMIT 2"
+    ));
     let scalar = Just("SELECT id, v FROM s WHERE v > (SELECT avg(x) FROM u)".to_owned());
     let set_ops =
         one_of(&["INTERSECT", "EXCEPT", "UNION"]).prop_map(|op| format!("SELECT k, g FROM s {op} SELECT k, h FROM u"));
     let not_in = Just("SELECT id FROM s WHERE k NOT IN (SELECT x FROM u WHERE x IS NOT NULL)".to_owned());
     prop_oneof![
         6 => relation(), 6 => grouped, 3 => global, 1 => having, 2 => distinct, 1 => nested, 1 => sets, 1 => windows,
-        1 => top, 1 => scalar, 1 => set_ops, 1 => not_in,
+        1 => top, 2 => limited, 1 => above, 1 => scalar, 1 => set_ops, 1 => not_in,
     ]
 }
 

@@ -23,6 +23,7 @@ use crate::error::Result;
 
 pub use macros::MACROS;
 pub use names::NAMES;
+pub use sum::wide;
 
 /// Registers all of them.
 pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {

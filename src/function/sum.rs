@@ -106,7 +106,7 @@ fn running(sums: Decimal128Array, kind: &DataType) -> Result<Decimal128Array> {
 }
 
 /// Values as 128-bit numbers; running sums are such already.
-fn wide(values: &ArrayRef) -> Result<Decimal128Array> {
+pub fn wide(values: &ArrayRef) -> Result<Decimal128Array> {
     Ok(match values.data_type() {
         DataType::UInt64 => values.as_primitive::<UInt64Type>().unary(i128::from),
         DataType::Decimal32(..) => values.as_primitive::<Decimal32Type>().unary(i128::from),

@@ -1,290 +1,409 @@
-//! Aggregates by group, over input that never retracts.
+//! Aggregates by group.
 //!
-//! Enters: inserted rows. Leaves: for each touched group, its old row retracted and its new one inserted. Always
-//! holds: what is kept of a group is the state of DataFusion's accumulators, as columns; the work of an epoch
-//! follows the groups that it touches. Without GROUP BY there is one group, also before the first row.
+//! Enters: changes. Leaves: for each group that they touch, its old row retracted and its new one inserted, where the
+//! two differ. Always holds: a function is kept up to date by sums, by the order of its values, or by states of
+//! DataFusion's, at the cost of the rows that come or go; where none of that serves, the rows of the groups that are
+//! touched are computed anew. A group without rows is gone; without GROUP BY there is one group, also of no rows.
 
-use std::collections::BTreeSet;
+mod counted;
+mod exact;
+mod function;
+mod groups;
+mod rows;
+mod states;
+mod sums;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::Aggregate as Plan;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate as Plan, EmitTo, GroupsAccumulator};
-use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
-use datafusion::physical_plan::aggregates::group_values::new_group_values;
-use datafusion::physical_plan::aggregates::order::GroupOrdering;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
-use super::chunks::Chunks;
-use super::keys::{Keys, evaluate, hash};
+use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, concat, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
+use counted::{Counted, retracted_too_often};
+use function::{Batch, Fold, Function, Moved};
+use groups::Groups;
+use rows::Rows;
+use states::States;
+use sums::Sums;
 
-/// One aggregate function with its arguments.
-struct Function {
-    function: Arc<AggregateFunctionExpr>,
-    arguments: Vec<Arc<dyn PhysicalExpr>>,
-    filter: Option<Arc<dyn PhysicalExpr>>,
-    /// How many columns its state has.
-    states: usize,
-}
+/// Columns of the files of a checkpoint: which shard has written a row, and its number of the group.
+const SHARD: &str = "__shard";
+const GROUP: &str = "__group";
+const ROWS: &str = "__rows";
+
+type Folds = Vec<Box<dyn Fold>>;
 
 /// The aggregates of one shard's groups.
 pub(super) struct Aggregate {
-    groups: Vec<Arc<dyn PhysicalExpr>>,
-    functions: Vec<Function>,
+    by: Vec<Arc<dyn PhysicalExpr>>,
+    folds: Folds,
+    /// For each function, which of the columns of all folds it is.
+    places: Vec<usize>,
     input: SchemaRef,
     /// Group columns, then results.
     output: SchemaRef,
-    /// Group columns, then states.
-    kept: SchemaRef,
-    encoder: RowEncoder,
-    keys: Keys,
-    /// A row for each key, under the key's number.
-    rows: Chunks,
-    /// Keys whose state has changed since the last checkpoint.
+    /// What is saved a row for each group.
+    saved: SchemaRef,
+    results: RowEncoder,
+    groups: Groups,
+    /// Results are never retracted.
+    append_only: bool,
+    /// By group: its place among those that the epoch touches, if `stamps` has the epoch.
+    touched_at: Vec<u32>,
+    stamps: Vec<u64>,
+    steps: u64,
+    /// Groups that have changed since the last checkpoint.
     changed: BTreeSet<u32>,
     /// Rows that were saved since the state was last saved as a whole.
     saved_rows: usize,
-    /// This shard has the one group of an aggregate without GROUP BY.
-    is_first: bool,
-}
-
-type Accumulators = Vec<Box<dyn GroupsAccumulator>>;
-
-/// The groups that an epoch touches.
-struct Touched {
-    /// Their key columns.
-    keys: Vec<ArrayRef>,
-    /// The number of each in [`Keys`], and whether it is new.
-    numbers: Vec<(u32, bool)>,
+    /// All has to be saved.
+    save_whole: bool,
+    shard: u32,
 }
 
 impl Aggregate {
-    pub(super) fn new(plan: &Plan, state: &SessionState, is_first: bool) -> Result<Self> {
+    /// `grows`: the input never retracts.
+    pub(super) fn new(plan: &Plan, grows: bool, append_only: bool, state: &SessionState, shard: usize) -> Result<Self> {
         let (props, context) = (state.execution_props(), PhysicalPlanningContext::default());
         let input = plan.input.schema();
-        let groups = plan.group_expr.iter().map(|expr| physical(expr, input, state));
-        let groups: Vec<Arc<dyn PhysicalExpr>> = groups.collect::<Result<_>>()?;
+        let by = plan.group_expr.iter().map(|expr| physical(expr, input, state));
+        let by: Vec<Arc<dyn PhysicalExpr>> = by.collect::<Result<_>>()?;
         let output = Arc::clone(plan.schema.inner());
-        let mut fields: Vec<Arc<Field>> = output.fields()[..groups.len()].to_vec();
         let mut functions = Vec::new();
         for expr in &plan.aggr_expr {
             let lowered = LoweredAggregateBuilder::new(expr, input, input.as_arrow(), props, &context).build()?;
-            let (function, filter) = (lowered.aggregate, lowered.filter);
-            let states = function.state_fields()?;
-            for (at, field) in states.iter().enumerate() {
-                let name = format!("{}#{}.{at}", function.name(), functions.len());
-                fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
-            }
-            let arguments = function.expressions();
-            functions.push(Function { function, arguments, filter, states: states.len() });
+            functions.push(Function::new(lowered.aggregate, lowered.filter, input.inner(), by.is_empty())?);
         }
-        let kept = Arc::new(Schema::new(fields));
-        let encoder = RowEncoder::new(output.fields()[..groups.len()].iter().map(|field| field.data_type().clone()))?;
+        let (folds, places) = folds(&functions, grows, input.inner())?;
+        let (keys, results) = output.fields().split_at(by.len());
+        let types = |fields: &[FieldRef]| fields.iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+        let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
+        let mut saved = vec![
+            Arc::new(Field::new(SHARD, DataType::UInt32, false)),
+            Arc::new(Field::new(GROUP, DataType::UInt32, false)),
+        ];
+        saved.extend(keys.iter().map(nullable));
+        saved.push(Arc::new(Field::new(ROWS, DataType::Int64, false)));
+        saved.extend(folds.iter().flat_map(|fold| fold.fields()));
         Ok(Self {
-            groups,
-            functions,
+            by,
+            folds,
+            places,
             input: Arc::clone(input.inner()),
-            output,
-            rows: Chunks::new(Arc::clone(&kept)),
-            kept,
-            encoder,
-            keys: Keys::default(),
+            results: RowEncoder::new(types(results))?,
+            groups: Groups::new(types(keys))?,
+            output: Arc::clone(&output),
+            saved: Arc::new(Schema::new(saved)),
+            append_only,
+            touched_at: Vec::new(),
+            stamps: Vec::new(),
+            steps: 0,
             changed: BTreeSet::new(),
             saved_rows: 0,
-            is_first,
+            save_whole: false,
+            shard: shard as u32,
         })
     }
 
-    fn accumulators(&self) -> Result<Accumulators> {
-        let make = |function: &Function| -> Result<Box<dyn GroupsAccumulator>> {
-            // Accumulators of many groups expect a row in each; the one group may have none.
-            if !self.groups.is_empty() && function.function.groups_accumulator_supported() {
-                return Ok(function.function.create_groups_accumulator()?);
-            }
-            let function = Arc::clone(&function.function);
-            Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
-        };
-        self.functions.iter().map(make).collect()
+    fn is_global(&self) -> bool {
+        self.by.is_empty()
     }
 
-    /// Accumulators that hold these states, each in a group of its own number.
-    fn merge(&self, into: &mut Accumulators, states: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
-        let mut at = 0;
-        for (accumulator, function) in into.iter_mut().zip(&self.functions) {
-            accumulator.merge_batch(&states[at..at + function.states], groups, total)?;
-            at += function.states;
-        }
-        Ok(())
-    }
-
-    fn results(&self, states: &[ArrayRef], total: usize) -> Result<Vec<ArrayRef>> {
-        let mut accumulators = self.accumulators()?;
-        let groups: Vec<usize> = (0..total).collect();
-        self.merge(&mut accumulators, states, &groups, total)?;
-        accumulators.iter_mut().map(|accumulator| Ok(accumulator.evaluate(EmitTo::All)?)).collect()
-    }
-
-    /// Numbers the groups of the rows from 0, and feeds the rows to accumulators.
-    fn accumulate(&self, inputs: &[Changes]) -> Result<(Vec<ArrayRef>, Accumulators, usize)> {
-        let mut accumulators = self.accumulators()?;
-        let fields = Schema::new(self.output.fields()[..self.groups.len()].to_vec());
-        let grouped = !self.groups.is_empty();
-        let mut values = grouped.then(|| new_group_values(Arc::new(fields), &GroupOrdering::None)).transpose()?;
-        let mut numbers = Vec::new();
-        let mut total = usize::from(!grouped);
+    /// The groups of all rows, each once, and for each row of each change its group's number and place among them.
+    fn touch(&mut self, inputs: &[Changes]) -> Result<(Vec<u32>, Vec<Numbered>)> {
+        self.steps += 1;
+        let (mut touched, mut numbered) = (Vec::new(), Vec::new());
         for change in inputs {
-            match &mut values {
-                Some(values) => {
-                    values.intern(&evaluate(&self.groups, &change.rows)?, &mut numbers)?;
-                    total = values.len();
+            let columns = evaluate(&self.by, &change.rows)?;
+            // A row of none names the one group.
+            let rows = if self.is_global() { change.len().max(1) } else { change.len() };
+            let mut numbers = self.groups.intern(&columns, rows)?;
+            self.touched_at.resize(self.groups.numbers(), 0);
+            self.stamps.resize(self.groups.numbers(), 0);
+            let mut places = Vec::with_capacity(rows);
+            for number in &numbers {
+                let at = *number as usize;
+                if self.stamps[at] != self.steps {
+                    self.stamps[at] = self.steps;
+                    self.touched_at[at] = touched.len() as u32;
+                    touched.push(*number);
                 }
-                None => numbers = vec![0; change.len()],
+                places.push(self.touched_at[at] as usize);
             }
-            for (accumulator, function) in accumulators.iter_mut().zip(&self.functions) {
-                let arguments = evaluate(&function.arguments, &change.rows)?;
-                let filter = match &function.filter {
-                    Some(filter) => Some(filter.evaluate(&change.rows)?.into_array(change.len())?),
-                    None => None,
-                };
-                let filter: Option<&BooleanArray> = filter.as_ref().map(|filter| filter.as_boolean());
-                accumulator.update_batch(&arguments, &numbers, filter, total)?;
-            }
+            numbers.truncate(change.len());
+            places.truncate(change.len());
+            numbered.push(Numbered { numbers, places, touched: touched.len() });
         }
-        if inputs.is_empty() {
-            for (accumulator, function) in accumulators.iter_mut().zip(&self.functions) {
-                // They must know of the one group.
-                let schema = function.arguments.iter().map(|argument| argument.data_type(&self.input));
-                let empty: Vec<ArrayRef> =
-                    schema.map(|kind| Ok(arrow::array::new_empty_array(&kind?))).collect::<Result<_>>()?;
-                accumulator.update_batch(&empty, &[], None, total)?;
-            }
-        }
-        let keys = match values {
-            Some(mut values) => values.emit(EmitTo::All)?,
-            None => Vec::new(),
-        };
-        Ok((keys, accumulators, total))
+        Ok((touched, numbered))
     }
 
-    /// Finds the numbers of the keys that were touched; new ones get one.
-    fn intern(&mut self, keys: Vec<ArrayRef>, total: usize) -> Result<Touched> {
-        let encoded = self.encoder.encode(&keys, total)?;
-        let numbers = (0..encoded.len()).map(|row| {
-            let key = encoded.row(row);
-            self.keys.intern(hash(key), key)
+    /// The result columns of these groups.
+    fn results(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
+        if groups.is_empty() {
+            let results = &self.output.fields()[self.by.len()..];
+            return Ok(results.iter().map(|field| arrow::array::new_empty_array(field.data_type())).collect());
+        }
+        let mut columns = Vec::new();
+        for fold in &self.folds {
+            columns.extend(fold.results(groups)?);
+        }
+        Ok(self.places.iter().map(|place| Arc::clone(&columns[*place])).collect())
+    }
+
+    fn rows(&self, groups: &[u32], results: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let columns = if self.is_global() { Vec::new() } else { self.groups.columns(groups)? };
+        with_columns(&self.output, columns.into_iter().chain(results).collect(), groups.len())
+    }
+
+    /// What becomes of the groups: those that stand before and after and are the same are left out.
+    fn difference(&self, before: Standing, after: Standing) -> Result<Vec<Changes>> {
+        let old = self.results.encode(&before.results, before.groups.len())?;
+        let new = self.results.encode(&after.results, after.groups.len())?;
+        let mut keep_new = vec![true; after.groups.len()];
+        let mut keep_old = vec![true; before.groups.len()];
+        let places: HashMap<u32, usize> = before.groups.iter().enumerate().map(|(at, group)| (*group, at)).collect();
+        for (at, group) in after.groups.iter().enumerate() {
+            if let Some(place) = places.get(group).filter(|place| old.row(**place) == new.row(at)) {
+                keep_new[at] = false;
+                keep_old[*place] = false;
+            }
+        }
+        let mut out = Vec::new();
+        for (standing, keep, weight) in [(before, keep_old, -1), (after, keep_new, 1)] {
+            let places = keep.iter().enumerate().filter(|(_, keep)| **keep).map(|(at, _)| at as u64);
+            let places = UInt64Array::from_iter_values(places);
+            if places.is_empty() {
+                continue;
+            }
+            let rows = take_rows(&self.rows(&standing.groups, standing.results)?, &places)?;
+            let weights = Int64Array::from(vec![weight; places.len()]);
+            out.push(if self.append_only { Changes::inserted(rows) } else { Changes::weighted(rows, weights) });
+        }
+        Ok(out)
+    }
+
+    /// What is saved of these groups; of one that is gone nothing but that.
+    fn states(&self, groups: &[u32]) -> Result<RecordBatch> {
+        let stands = |group: &&u32| self.groups.rows[**group as usize] != 0 || self.is_global();
+        let (alive, gone): (Vec<&u32>, Vec<&u32>) = groups.iter().partition(stands);
+        let alive: Vec<u32> = alive.into_iter().copied().collect();
+        let numbers = alive.iter().chain(gone.iter().copied()).copied();
+        let rows = alive.iter().map(|group| self.groups.rows[*group as usize]).chain(gone.iter().map(|_| 0));
+        let mut standing = if self.is_global() { Vec::new() } else { self.groups.columns(&alive)? };
+        let keys = standing.len();
+        for fold in &self.folds {
+            standing.extend(fold.states(&alive)?);
+        }
+        let filled = standing.into_iter().map(|column| -> Result<ArrayRef> {
+            let nulls = new_null_array(column.data_type(), gone.len());
+            Ok(arrow::compute::concat(&[column.as_ref(), nulls.as_ref()])?)
         });
-        let numbers = numbers.collect();
-        Ok(Touched { keys, numbers })
+        let mut filled = filled.collect::<Result<Vec<_>>>()?;
+        let states = filled.split_off(keys);
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![self.shard; groups.len()])),
+            Arc::new(UInt32Array::from_iter_values(numbers)),
+        ];
+        columns.extend(filled);
+        columns.push(Arc::new(Int64Array::from_iter_values(rows)));
+        columns.extend(states);
+        with_columns(&self.saved, columns, groups.len())
     }
 
-    /// Keeps the new states of the touched groups.
-    fn keep(&mut self, touched: &Touched, states: Vec<ArrayRef>) -> Result<()> {
-        let columns = touched.keys.iter().cloned().chain(states).collect();
-        let rows = with_columns(&self.kept, columns, touched.numbers.len())?;
-        self.store(&touched.numbers, &rows)?;
-        self.changed.extend(touched.numbers.iter().map(|(number, _)| *number));
-        Ok(())
+    /// Takes back what [`Aggregate::states`] gave, of the groups of this shard.
+    fn restore_groups(&mut self, saved: &RecordBatch, shard: Shard) -> Result<Renumbered> {
+        let shards = saved.column(0).as_primitive::<UInt32Type>();
+        let numbers = saved.column(1).as_primitive::<UInt32Type>();
+        let keys = self.by.len();
+        let rows = saved.column(2 + keys).as_primitive::<Int64Type>();
+        let mut last: HashMap<(u32, u32), usize> = HashMap::new();
+        for row in 0..saved.num_rows() {
+            if shard.moved || shards.value(row) == self.shard {
+                last.insert((shards.value(row), numbers.value(row)), row);
+            }
+        }
+        let mut kept: Vec<((u32, u32), usize)> =
+            last.into_iter().filter(|(_, row)| rows.value(*row) != 0 || keys == 0).collect();
+        kept.sort_unstable();
+        let places = UInt64Array::from_iter_values(kept.iter().map(|(_, row)| *row as u64));
+        let chosen = take_rows(saved, &places)?;
+        let wanted = if shard.moved { None } else { Some(kept.iter().map(|((_, number), _)| *number).collect()) };
+        let numbers = self.groups.restore(&chosen.columns()[2..2 + keys], kept.len(), wanted)?;
+        let mut renumbered = Renumbered(HashMap::new());
+        let mut mine: (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
+        for (at, number) in numbers.into_iter().enumerate() {
+            // What belongs to another shard is forgotten again.
+            let here = if keys == 0 { shard.index == 0 } else { shard.has(self.groups.hash(number)) };
+            if !here {
+                self.groups.remove(number);
+                continue;
+            }
+            let (key, row) = kept[at];
+            self.groups.rows[number as usize] = rows.value(row);
+            renumbered.0.insert(key, number);
+            mine.0.push(at as u64);
+            mine.1.push(number);
+        }
+        let chosen = take_rows(&chosen, &mine.0.into())?;
+        let mut at = 3 + keys;
+        for fold in &mut self.folds {
+            let width = fold.fields().len();
+            fold.restore_states(&mine.1, self.groups.numbers(), &chosen.columns()[at..at + width])?;
+            at += width;
+        }
+        Ok(renumbered)
     }
+}
 
-    fn store(&mut self, numbers: &[(u32, bool)], rows: &RecordBatch) -> Result<()> {
-        let places = |new: bool| {
-            let of_kind = numbers.iter().enumerate().filter(move |(_, (_, is_new))| *is_new == new);
-            UInt64Array::from_iter_values(of_kind.map(|(at, _)| at as u64))
+/// The rows of one change, by group.
+struct Numbered {
+    numbers: Vec<u32>,
+    places: Vec<usize>,
+    /// How many groups were touched so far.
+    touched: usize,
+}
+
+/// Some groups and their results.
+struct Standing {
+    groups: Vec<u32>,
+    results: Vec<ArrayRef>,
+}
+
+struct Renumbered(HashMap<(u32, u32), u32>);
+
+impl Moved for Renumbered {
+    fn number(&self, shard: u32, number: u32) -> Option<u32> {
+        self.0.get(&(shard, number)).copied()
+    }
+}
+
+/// What keeps each function up to date, and where its results stand among those of all.
+fn folds(functions: &[Function], grows: bool, input: &SchemaRef) -> Result<(Folds, Vec<usize>)> {
+    let mut folds = Folds::new();
+    let mut places = vec![0; functions.len()];
+    let mut others = Vec::new();
+    for (at, function) in functions.iter().enumerate() {
+        let sums = if function.function.is_distinct() { None } else { Sums::new(function, grows) };
+        let fold: Box<dyn Fold> = match sums {
+            Some(sums) => Box::new(sums),
+            None => match Counted::new(function, grows, input)? {
+                Some(counted) => Box::new(counted),
+                None => {
+                    others.push(at);
+                    continue;
+                }
+            },
         };
-        let (old, new) = (places(false), places(true));
-        let slots: Vec<u32> = old.values().iter().map(|at| numbers[*at as usize].0).collect();
-        self.rows.replace(&slots, &take_rows(rows, &old)?)?;
-        // Numbers and slots are both given in order, and neither is ever taken back.
-        self.rows.insert(&take_rows(rows, &new)?)?;
-        debug_assert_eq!(self.rows.slots(), self.keys.len());
-        Ok(())
+        places[at] = folds.len();
+        folds.push(fold);
     }
+    for (place, at) in others.iter().enumerate() {
+        places[*at] = folds.len() + place;
+    }
+    let others: Vec<Function> = others.iter().map(|at| functions[*at].clone()).collect();
+    if !others.is_empty() {
+        folds.push(if grows { Box::new(States::new(others)?) } else { Box::new(Rows::new(others)?) });
+    }
+    Ok((folds, places))
 }
 
 impl Operator for Aggregate {
     fn step(&mut self, inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
-        let inputs: Vec<Changes> = inputs.into_iter().flatten().filter(|change| !change.is_empty()).collect();
-        let begins = self.groups.is_empty() && self.is_first && self.keys.len() == 0;
-        if inputs.is_empty() && !begins {
-            return Ok(Vec::new());
+        let mut inputs: Vec<Changes> = inputs.into_iter().flatten().filter(|change| !change.is_empty()).collect();
+        if inputs.is_empty() {
+            if !(self.is_global() && self.shard == 0 && self.groups.len() == 0) {
+                return Ok(Vec::new());
+            }
+            // The one group is there before its first row.
+            inputs.push(Changes::inserted(RecordBatch::new_empty(Arc::clone(&self.input))));
         }
-        let (keys, mut accumulators, total) = self.accumulate(&inputs)?;
-        let touched = self.intern(keys, total)?;
-        let known: Vec<usize> = (0..total).filter(|at| !touched.numbers[*at].1).collect();
-        let mut retracted = None;
-        if !known.is_empty() {
-            let slots: Vec<u32> = known.iter().map(|at| touched.numbers[*at].0).collect();
-            let old = self.rows.gather(&slots)?;
-            let states = &old.columns()[self.groups.len()..];
-            let columns = old.columns()[..self.groups.len()].iter().cloned();
-            let columns = columns.chain(self.results(states, known.len())?).collect();
-            retracted = Some(with_columns(&self.output, columns, known.len())?);
-            self.merge(&mut accumulators, states, &known, total)?;
+        let stood = self.groups.len() > 0;
+        let (touched, numbered) = self.touch(&inputs)?;
+        let stands = |groups: &Groups, group: &u32| groups.rows[*group as usize] > 0;
+        let global = self.is_global();
+        let known = touched.iter().filter(|group| if global { stood } else { stands(&self.groups, group) });
+        let known: Vec<u32> = known.copied().collect();
+        let before = Standing { results: self.results(&known)?, groups: known };
+        for (change, numbered) in inputs.iter().zip(&numbered) {
+            let batch = Batch {
+                rows: &change.rows,
+                weights: change.weights.as_ref(),
+                numbers: &numbered.numbers,
+                places: &numbered.places,
+                touched: numbered.touched,
+                groups: self.groups.numbers(),
+            };
+            for (row, number) in numbered.numbers.iter().enumerate() {
+                self.groups.rows[*number as usize] += change.weight(row);
+            }
+            self.folds.iter_mut().try_for_each(|fold| fold.update(&batch))?;
         }
-        let mut states = Vec::new();
-        for accumulator in &mut accumulators {
-            states.extend(accumulator.state(EmitTo::All)?);
+        for fold in &mut self.folds {
+            fold.settle(&touched, self.groups.numbers())?;
         }
-        let columns = touched.keys.iter().cloned().chain(self.results(&states, total)?).collect();
-        let inserted = with_columns(&self.output, columns, total)?;
-        self.keep(&touched, states)?;
-        if self.functions.is_empty() {
-            // DISTINCT: a group that was known changes nothing.
-            let new = (0..total).filter(|at| touched.numbers[*at].1).map(|at| at as u64);
-            let rows = take_rows(&inserted, &UInt64Array::from_iter_values(new))?;
-            return Ok(vec![Changes::inserted(rows)]);
+        if touched.iter().any(|group| self.groups.rows[*group as usize] < 0) {
+            return Err(retracted_too_often());
         }
-        let mut out = Vec::new();
-        if let Some(rows) = retracted {
-            let weights = Int64Array::from(vec![-1; rows.num_rows()]);
-            out.push(Changes::weighted(rows, weights));
+        let standing = touched.iter().filter(|group| global || stands(&self.groups, group));
+        let standing: Vec<u32> = standing.copied().collect();
+        let after = Standing { results: self.results(&standing)?, groups: standing };
+        let out = self.difference(before, after)?;
+        for group in touched {
+            self.changed.insert(group);
+            if !global && self.groups.rows[group as usize] == 0 {
+                self.folds.iter_mut().for_each(|fold| fold.remove(group));
+                self.groups.remove(group);
+            }
         }
-        let weights = Int64Array::from(vec![1; inserted.num_rows()]);
-        out.push(Changes::weighted(inserted, weights));
         Ok(out)
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        if self.changed.is_empty() {
-            return Ok(vec![Saved::Unchanged]);
-        }
         let changed: Vec<u32> = std::mem::take(&mut self.changed).into_iter().collect();
         self.saved_rows += changed.len();
-        if self.saved_rows > 2 * self.rows.len() + 1000 {
-            self.saved_rows = self.rows.len();
-            return Ok(vec![Saved::Whole(vec![self.rows.gather(&self.rows.live())?])]);
+        let whole = std::mem::take(&mut self.save_whole);
+        let mut all = Vec::new();
+        all.push(if whole || self.saved_rows > 2 * self.groups.len() + 1000 {
+            let alive = self.groups.all();
+            self.saved_rows = alive.len();
+            Saved::Whole(vec![self.states(&alive)?])
+        } else if changed.is_empty() {
+            Saved::Unchanged
+        } else {
+            Saved::Added(vec![self.states(&changed)?])
+        });
+        for fold in &mut self.folds {
+            all.extend(fold.save(self.shard, whole)?);
         }
-        Ok(vec![Saved::Added(vec![self.rows.gather(&changed)?])])
+        Ok(all)
     }
 
-    fn restore(&mut self, mut saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        let Some(batches) = saved.pop().filter(|batches| !batches.is_empty()) else { return Ok(()) };
-        let rows = concat(&self.kept, &batches)?;
+    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+        let mut parts = saved.into_iter();
+        let rows = concat(&self.saved, &parts.next().unwrap_or_default())?;
         self.saved_rows = rows.num_rows();
-        let encoded = self.encoder.encode(&rows.columns()[..self.groups.len()], rows.num_rows())?;
-        // Of several rows with one key the last counts.
-        let mut last: Vec<u64> = Vec::new();
-        for row in 0..encoded.len() {
-            let hash = hash(encoded.row(row));
-            if !shard.has(hash) {
-                continue;
-            }
-            match self.keys.intern(hash, encoded.row(row)) {
-                (_, true) => last.push(row as u64),
-                (number, false) => last[number as usize] = row as u64,
+        self.save_whole = shard.moved;
+        let renumbered = self.restore_groups(&rows, shard)?;
+        for fold in &mut self.folds {
+            if fold.has_part() {
+                fold.restore(&parts.next().unwrap_or_default(), &renumbered)?;
             }
         }
-        self.rows.insert(&take_rows(&rows, &UInt64Array::from(last))?)?;
         Ok(())
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.rows.len(), self.rows.bytes() + self.keys.memory())
+        let folds: usize = self.folds.iter().map(|fold| fold.bytes()).sum();
+        (self.groups.len(), self.groups.bytes() + folds)
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Side {
     /// Since the last checkpoint.
     added: Vec<Changes>,
     saved_rows: usize,
+    /// All has to be saved.
+    save_whole: bool,
 }
 
 impl Side {
@@ -50,6 +52,7 @@ impl Side {
             encoder,
             added: Vec::new(),
             saved_rows: 0,
+            save_whole: false,
         })
     }
 
@@ -164,25 +167,36 @@ impl Side {
         self.rows.remove(slot);
     }
 
-    /// What is saved now was saved before.
-    pub(super) fn mark_saved(&mut self) {
+    /// What is there was saved before, but has to be saved again if it has `moved` between shards.
+    pub(super) fn mark_saved(&mut self, moved: bool) {
+        self.save_whole = moved;
         self.saved_rows = self.added.iter().map(Changes::len).sum();
         self.added.clear();
     }
 
     pub(super) fn save(&mut self) -> Result<Saved> {
+        if self.save_whole {
+            return self.save_whole();
+        }
         let added = std::mem::take(&mut self.added);
         if added.is_empty() {
             return Ok(Saved::Unchanged);
         }
         self.saved_rows += added.iter().map(Changes::len).sum::<usize>();
         if self.saved_rows > 2 * self.len() + 1000 {
-            self.saved_rows = self.len();
-            let live = self.rows.live();
-            let weights = Int64Array::from_iter_values(live.iter().map(|slot| self.weight(*slot)));
-            let whole = Changes::weighted(self.rows.gather(&live)?, weights);
-            return Ok(Saved::Whole(vec![whole.with_weight_column()?]));
+            return self.save_whole();
         }
         Ok(Saved::Added(added.iter().map(Changes::with_weight_column).collect::<Result<_>>()?))
+    }
+
+    /// All rows with their weights.
+    pub(super) fn save_whole(&mut self) -> Result<Saved> {
+        self.added.clear();
+        self.save_whole = false;
+        self.saved_rows = self.len();
+        let live = self.rows.live();
+        let weights = Int64Array::from_iter_values(live.iter().map(|slot| self.weight(*slot)));
+        let whole = Changes::weighted(self.rows.gather(&live)?, weights);
+        Ok(Saved::Whole(vec![whole.with_weight_column()?]))
     }
 }

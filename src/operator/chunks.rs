@@ -46,11 +46,6 @@ impl Chunks {
         chunks.sum::<usize>() + self.places.len() * 8
     }
 
-    /// One more than the largest slot that was ever given.
-    pub(super) fn slots(&self) -> usize {
-        self.places.len()
-    }
-
     /// Keeps the rows; gives the slot of each.
     pub(super) fn insert(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let slots: Vec<u32> = (0..batch.num_rows())
@@ -64,14 +59,6 @@ impl Chunks {
             .collect();
         self.put(&slots, batch)?;
         Ok(slots)
-    }
-
-    /// Puts new rows under slots that were given before.
-    pub(super) fn replace(&mut self, slots: &[u32], batch: &RecordBatch) -> Result<()> {
-        for slot in slots {
-            self.forget(*slot);
-        }
-        self.put(slots, batch)
     }
 
     /// Drops a row; its slot may be given again.
@@ -213,7 +200,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_row_is_found_under_its_slot_until_it_is_removed(
-            steps in prop::collection::vec((0_usize..3, 1_usize..3000, any::<u64>()), 1..40)
+            steps in prop::collection::vec((0_usize..2, 1_usize..3000, any::<u64>()), 1..40)
         ) {
             let mut chunks = Chunks::new(batch(vec![]).schema());
             let mut model: std::collections::BTreeMap<u32, i64> = Default::default();
@@ -227,17 +214,11 @@ mod tests {
                         let slots = chunks.insert(&batch(values.clone())).expect("inserts");
                         model.extend(slots.into_iter().zip(values));
                     }
-                    1 => {
+                    _ => {
                         for slot in &some {
                             chunks.remove(*slot);
                             model.remove(slot);
                         }
-                    }
-                    _ => {
-                        let values: Vec<i64> = (next..next + some.len() as i64).collect();
-                        next += some.len() as i64;
-                        chunks.replace(&some, &batch(values.clone())).expect("replaces");
-                        model.extend(some.into_iter().zip(values));
                     }
                 }
                 prop_assert_eq!(chunks.len(), model.len());

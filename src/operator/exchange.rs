@@ -9,7 +9,7 @@ use arrow::array::UInt64Array;
 use arrow::datatypes::DataType;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::keys::{evaluate, hash, shard_of};
+use super::keys::{canonical, evaluate, hash, shard_of};
 use super::{EpochContext, Operator};
 use crate::change::{Changes, RowEncoder, count};
 use crate::error::{Error, Result};
@@ -78,7 +78,8 @@ fn by_key(
 ) -> Result<Vec<Vec<Changes>>> {
     let mut divided = vec![Vec::new(); shards];
     for change in changes {
-        let encoded = encoder.encode(&evaluate(exprs, &change.rows)?, change.len())?;
+        let keys: Vec<_> = evaluate(exprs, &change.rows)?.iter().map(canonical).collect();
+        let encoded = encoder.encode(&keys, change.len())?;
         let mut rows: Vec<Vec<u64>> = vec![Vec::new(); shards];
         for row in 0..encoded.len() {
             rows[shard_of(hash(encoded.row(row)), shards)].push(row as u64);

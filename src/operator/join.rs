@@ -337,7 +337,7 @@ impl Operator for Join {
                 ignored.clear();
             }
         }
-        self.sides.iter_mut().for_each(Side::mark_saved);
+        self.sides.iter_mut().for_each(|side| side.mark_saved(shard.moved));
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //! Enters: rows of key columns. Leaves: for equal keys the same number, counted from 0. Always holds: a key's hash
 //! depends on its values alone, so it lands in the same shard after a restart.
 
-use arrow::array::{Array, ArrayRef};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::HashTable;
@@ -29,6 +30,21 @@ pub(super) fn evaluate(exprs: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> 
 /// For each row, whether a key column is NULL there.
 pub(super) fn has_null(columns: &[ArrayRef], row: usize) -> bool {
     columns.iter().any(|column| column.is_null(row))
+}
+
+/// The column with one form of values that SQL takes for equal: -0.0 becomes 0.0, all NaN become one.
+pub(super) fn canonical(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>();
+            Arc::new(values.unary::<_, Float64Type>(|value| if value.is_nan() { f64::NAN } else { value + 0.0 }))
+        }
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>();
+            Arc::new(values.unary::<_, Float32Type>(|value| if value.is_nan() { f32::NAN } else { value + 0.0 }))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// All keys that were ever seen.
@@ -63,11 +79,6 @@ impl Keys {
         self.ends.push(self.bytes.len());
         self.table.insert_unique(hash, id, |id| self.hashes[*id as usize]);
         (id, true)
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.hashes.len()
     }
 
     /// Their memory, about.

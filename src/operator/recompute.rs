@@ -36,6 +36,8 @@ pub(super) struct Recompute {
     result: Vec<Changes>,
     result_changed: bool,
     has_run: bool,
+    /// All has to be saved.
+    save_whole: bool,
 }
 
 impl Input {
@@ -72,6 +74,7 @@ impl Recompute {
             result: Vec::new(),
             result_changed: false,
             has_run: false,
+            save_whole: false,
         }
     }
 }
@@ -112,12 +115,13 @@ impl Operator for Recompute {
         for input in &mut self.inputs {
             let added = std::mem::take(&mut input.added);
             saved.push(match (added.is_empty(), input.append_only) {
+                _ if self.save_whole => Saved::Whole(with_weights(&input.kept)?),
                 (true, _) => Saved::Unchanged,
                 (false, true) => Saved::Added(with_weights(&added)?),
                 (false, false) => Saved::Whole(with_weights(&input.kept)?),
             });
         }
-        let changed = std::mem::take(&mut self.result_changed);
+        let changed = std::mem::take(&mut self.result_changed) || std::mem::take(&mut self.save_whole);
         saved.push(if changed { Saved::Whole(with_weights(&self.result)?) } else { Saved::Unchanged });
         Ok(saved)
     }
@@ -127,6 +131,7 @@ impl Operator for Recompute {
             return Ok(());
         }
         self.has_run = true;
+        self.save_whole = shard.moved;
         saved.resize(self.inputs.len() + 1, Vec::new());
         let changes =
             |batches: Vec<RecordBatch>| batches.iter().map(Changes::from_weight_column).collect::<Result<Vec<_>>>();

@@ -11,7 +11,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Expr, Join, LogicalPlan, Sort, TableScan};
+use datafusion::logical_expr::{Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan};
 
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::placeholder::Placeholder;
@@ -38,6 +38,11 @@ pub fn differentiate(plans: &[LogicalPlan]) -> Result<IncrementalPlan> {
     for plan in plans {
         let (sort, below) = match plan {
             LogicalPlan::Sort(Sort { expr, input, fetch: None }) => (expr.clone(), input.as_ref()),
+            LogicalPlan::Sort(Sort { expr, .. }) => (expr.clone(), plan),
+            LogicalPlan::Limit(Limit { input, .. }) => match input.as_ref() {
+                LogicalPlan::Sort(Sort { expr, .. }) => (expr.clone(), plan),
+                _ => (Vec::new(), plan),
+            },
             plan => (Vec::new(), plan),
         };
         let node = builder.node(below)?;
@@ -115,16 +120,13 @@ impl Builder {
                     return self.recompute(plan, "GROUPING SETS");
                 }
                 let input = self.node(&aggregate.input)?;
-                let input_grows = self.plan.nodes[input].append_only;
-                if !input_grows {
-                    return self.recompute(plan, "its input retracts");
-                }
+                let append_only = aggregate.aggr_expr.is_empty() && self.plan.nodes[input].append_only;
                 let op = Op::Aggregate { aggregate: Box::new(aggregate.clone()) };
-                Ok(self.push(op, vec![input], schema, aggregate.aggr_expr.is_empty()))
+                Ok(self.push(op, vec![input], schema, append_only))
             }
             LogicalPlan::Join(join) => self.join(plan, join, schema),
-            LogicalPlan::Limit(_) => self.recompute(plan, "LIMIT"),
-            LogicalPlan::Sort(_) => self.recompute(plan, "ORDER BY with LIMIT"),
+            LogicalPlan::Limit(limit) => self.limit(plan, limit, schema),
+            LogicalPlan::Sort(Sort { expr, input, fetch: Some(fetch) }) => self.top(expr, input, (0, *fetch), schema),
             LogicalPlan::Window(_) => self.recompute(plan, "window functions"),
             LogicalPlan::RecursiveQuery(_) => self.recompute_from_sources(plan, "a recursive query"),
             other => self.recompute(other, "no operator for it"),
@@ -155,6 +157,34 @@ impl Builder {
         Ok(self.push(Op::Stateless { steps: vec![step] }, vec![input], schema, append_only))
     }
 
+    fn limit(&mut self, plan: &LogicalPlan, limit: &Limit, schema: SchemaRef) -> Result<NodeId> {
+        let (SkipType::Literal(skip), FetchType::Literal(Some(fetch))) =
+            (limit.get_skip_type()?, limit.get_fetch_type()?)
+        else {
+            return self.recompute(plan, "OFFSET without LIMIT, or a LIMIT that is computed");
+        };
+        if let LogicalPlan::Sort(Sort { expr, input, .. }) = limit.input.as_ref() {
+            return self.top(expr, input, (skip, fetch), schema);
+        }
+        let input = self.node(&limit.input)?;
+        if self.plan.nodes[input].append_only {
+            return Ok(self.push(Op::First { skip, fetch }, vec![input], schema, true));
+        }
+        self.top(&[], &limit.input, (skip, fetch), schema)
+    }
+
+    fn top(
+        &mut self,
+        sort: &[SortExpr],
+        input: &LogicalPlan,
+        (skip, fetch): (usize, usize),
+        schema: SchemaRef,
+    ) -> Result<NodeId> {
+        let op = Op::Top { sort: sort.to_vec(), input: Arc::clone(input.schema()), skip, fetch };
+        let input = self.node(input)?;
+        Ok(self.push(op, vec![input], schema, false))
+    }
+
     fn scan(&mut self, scan: &TableScan) -> Result<NodeId> {
         let table = source_as_provider(&scan.source)?;
         let name = scan.table_name.to_string();
@@ -169,7 +199,8 @@ impl Builder {
         };
         let schema = arrow_schema(&scan.projected_schema);
         let node = self.push(Op::Scan { source, columns }, Vec::new(), Arc::clone(&schema), true);
-        if scan.filters.is_empty() && scan.fetch.is_none() {
+        // A limit that was handed down to a scan stays above it too.
+        if scan.filters.is_empty() {
             return Ok(node);
         }
         Err(Error::query(format!("{}: a filter was pushed into a stream", scan.table_name)))

@@ -109,6 +109,24 @@ pub enum Op {
         /// The right side is at rest.
         right_rests: bool,
     },
+    /// ORDER BY with LIMIT; LIMIT alone where rows may be taken away.
+    Top {
+        /// The order; nothing: that of the columns.
+        sort: Vec<SortExpr>,
+        /// What it is over.
+        input: DFSchemaRef,
+        /// Rows before the first that is wanted.
+        skip: usize,
+        /// How many are wanted.
+        fetch: usize,
+    },
+    /// LIMIT alone: the first rows that come.
+    First {
+        /// Rows before the first that is wanted.
+        skip: usize,
+        /// How many are wanted.
+        fetch: usize,
+    },
     /// All input is kept, and the result computed anew.
     Recompute {
         /// Its inputs are [`super::placeholder::Placeholder`]s.
@@ -174,6 +192,11 @@ impl Op {
                 let on = on.chain(join.filter.iter().map(ToString::to_string)).collect::<Vec<_>>().join(" AND ");
                 format!("{} Join on {on}", join.join_type)
             }
+            Op::Top { sort, skip, fetch, .. } => {
+                let by: Vec<String> = sort.iter().map(ToString::to_string).collect();
+                format!("Top {fetch} behind {skip} by [{}]", by.join(", "))
+            }
+            Op::First { skip, fetch } => format!("First {fetch} behind {skip}"),
             Op::Recompute { plan, .. } => plan.display().to_string(),
         }
     }
