@@ -2,12 +2,30 @@
 //!
 //! Enters: nothing. Leaves: the time. Always holds: what depends on it is recorded with its epoch.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since 1970, UTC.
 pub fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// The time that the running epoch of a pipeline has recorded.
+#[derive(Debug, Clone, Default)]
+pub struct EpochTime(Arc<AtomicI64>);
+
+impl EpochTime {
+    /// An epoch begins that has recorded this time.
+    pub fn set(&self, micros: i64) {
+        self.0.store(micros, Ordering::Relaxed);
+    }
+
+    /// Microseconds since 1970, UTC.
+    pub fn micros(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Measures how long something takes.

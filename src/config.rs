@@ -38,6 +38,8 @@ extensions_options! {
         pub function_bytes: String, default = "256MB".to_owned()
         /// Bytes of each JSON file that are read to find its columns. More of a larger file is seen with more, such as 1GB.
         pub json_sample: String, default = "8MB".to_owned()
+        /// What a pipeline does that has to compute something anew from all input at each change: allow, warn or error.
+        pub on_full_recompute: String, default = "warn".to_owned()
     }
 }
 
@@ -179,6 +181,31 @@ impl std::str::FromStr for CopyMode {
             "append" => Ok(CopyMode::Append),
             "replace" => Ok(CopyMode::Replace),
             _ => Err(Error::sql(format!("mode '{word}' is not known")).hint("mode is 'error', 'append' or 'replace'")),
+        }
+    }
+}
+
+/// The words that [`Settings::on_full_recompute`] accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFullRecompute {
+    /// It runs.
+    Allow,
+    /// It runs, and says so.
+    Warn,
+    /// It is an error.
+    Error,
+}
+
+impl std::str::FromStr for OnFullRecompute {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "allow" => Ok(OnFullRecompute::Allow),
+            "warn" => Ok(OnFullRecompute::Warn),
+            "error" => Ok(OnFullRecompute::Error),
+            _ => Err(Error::usage(format!("on_full_recompute '{word}' is not known"))
+                .hint("fuse.on_full_recompute is 'allow', 'warn' or 'error'")),
         }
     }
 }

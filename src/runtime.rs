@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::change::{self, Changes};
 use crate::checkpoint::{Commit, EpochRecord, Logs, StateStore};
-use crate::clock::{Stopwatch, now_micros};
+use crate::clock::{EpochTime, Stopwatch, now_micros};
 use crate::config::{CHECKPOINT_EPOCHS, CHECKPOINT_MICROS};
 use crate::durable::{Folder, FolderLock, planted};
 use crate::error::{Error, Result};
@@ -43,6 +43,10 @@ pub struct Pipeline {
     pub state: SessionState,
     /// Into how many parts keys are divided.
     pub shards: usize,
+    /// What now() reads.
+    pub time: EpochTime,
+    /// What is computed anew from all input, each time, and why.
+    pub recomputed: Vec<(String, String)>,
 }
 
 /// When a pipeline stops by itself.
@@ -90,6 +94,7 @@ struct Runner<'a> {
     /// Taken while a thread steps it.
     dataflow: Option<Dataflow>,
     context: Option<EpochContext>,
+    time: EpochTime,
     logs: Logs,
     store: StateStore,
     /// A part of the names of files that belong to this pipeline.
@@ -151,6 +156,7 @@ impl Runner<'_> {
             return Ok(false);
         }
         let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges };
+        self.time.set(record.now_micros);
         if record.epoch == 1 {
             self.keep_tables().await?;
         }
@@ -238,6 +244,7 @@ impl Runner<'_> {
         if !shown {
             self.bury(record.epoch, &read).await?;
         }
+        self.time.set(record.now_micros);
         let rows: Vec<Vec<RecordBatch>> = read.into_iter().map(|read| read.batches).collect();
         let read: usize = rows.iter().flatten().map(RecordBatch::num_rows).sum();
         let tables = if record.epoch == 1 { self.load_tables().await? } else { BTreeMap::new() };

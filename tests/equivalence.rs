@@ -305,7 +305,9 @@ fn query() -> impl Strategy<Value = String> {
     let distinct = relation().prop_map(|r| format!("SELECT DISTINCT k, g FROM ({r})"));
     let nested = relation()
         .prop_map(|r| format!("SELECT n, count(*) FROM (SELECT k, count(*) AS n FROM ({r}) GROUP BY k) GROUP BY n"));
-    let sets = relation().prop_map(|r| format!("SELECT k, g, count(*) FROM ({r}) GROUP BY ROLLUP (k, g)"));
+    let sets = (relation(), one_of(&["ROLLUP (k, g)", "CUBE (k, g)", "GROUPING SETS ((k), (k, g), (), (k), ())"])).prop_map(
+        |(r, by)| format!("SELECT k, g, grouping(k) AS a, count(*), max(v) FROM ({r}) GROUP BY {by}"),
+    );
     let windows =
         relation().prop_map(|r| format!("SELECT k, v, sum(v) OVER (PARTITION BY k) FROM ({r}) WHERE v IS NOT NULL"));
     let top = Just("SELECT id, v FROM s ORDER BY v DESC NULLS LAST, id LIMIT 5".to_owned());
@@ -319,7 +321,7 @@ fn query() -> impl Strategy<Value = String> {
         one_of(&["INTERSECT", "EXCEPT", "UNION"]).prop_map(|op| format!("SELECT k, g FROM s {op} SELECT k, h FROM u"));
     let not_in = Just("SELECT id FROM s WHERE k NOT IN (SELECT x FROM u WHERE x IS NOT NULL)".to_owned());
     prop_oneof![
-        6 => relation(), 6 => grouped, 3 => global, 1 => having, 2 => distinct, 1 => nested, 1 => sets, 1 => windows,
+        6 => relation(), 6 => grouped, 3 => global, 1 => having, 2 => distinct, 1 => nested, 2 => sets, 1 => windows,
         1 => top, 2 => limited, 1 => above, 1 => scalar, 1 => set_ops, 1 => not_in,
     ]
 }

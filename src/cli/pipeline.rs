@@ -30,6 +30,9 @@ pub(super) async fn run(session: &Session, args: &PipelineArgs, name: &str, mut 
     let console = |columns, append_only, order| ConsoleSink::boxed(columns, append_only, order, &settings);
     let Some(pipeline) = session.pipeline(&console)? else { return args.expect_none() };
     let options = options(session, args, name)?;
+    for (operator, reason) in pipeline.recomputed.iter().filter(|_| !settings.quiet) {
+        eprintln!("note: {operator} is computed anew from all input at each change: {reason}");
+    }
     interrupt.be(Patience::Long);
     let (stop, stopped) = watch::channel(false);
     let progress = ProgressCell::default();

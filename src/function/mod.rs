@@ -9,6 +9,7 @@ mod length;
 mod limited;
 mod macros;
 mod names;
+mod now;
 mod percentile;
 mod sum;
 mod text;
@@ -23,6 +24,7 @@ use crate::error::Result;
 
 pub use macros::MACROS;
 pub use names::NAMES;
+pub use now::with_epoch_time;
 pub use sum::wide;
 
 /// Registers all of them.

@@ -29,6 +29,7 @@ use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, concat, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
+use crate::planner::Upkeep;
 use counted::{Counted, retracted_too_often};
 use function::{Batch, Fold, Function, Moved};
 use groups::Groups;
@@ -293,16 +294,15 @@ fn folds(functions: &[Function], grows: bool, input: &SchemaRef) -> Result<(Fold
     let mut places = vec![0; functions.len()];
     let mut others = Vec::new();
     for (at, function) in functions.iter().enumerate() {
-        let sums = if function.function.is_distinct() { None } else { Sums::new(function, grows) };
-        let fold: Box<dyn Fold> = match sums {
-            Some(sums) => Box::new(sums),
-            None => match Counted::new(function, grows, input)? {
-                Some(counted) => Box::new(counted),
-                None => {
-                    others.push(at);
-                    continue;
-                }
-            },
+        let fold: Box<dyn Fold> = match function.upkeep(grows) {
+            Upkeep::Sums(sum) => Box::new(Sums::new(function.clone(), sum)),
+            Upkeep::Least => Box::new(Counted::least(function.clone())?),
+            Upkeep::Greatest => Box::new(Counted::greatest(function.clone())?),
+            Upkeep::Distinct(sum) => Box::new(Counted::distinct(function.clone(), sum, input)?),
+            Upkeep::States | Upkeep::Rows => {
+                others.push(at);
+                continue;
+            }
         };
         places[at] = folds.len();
         folds.push(fold);

@@ -13,6 +13,7 @@ use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan};
 
+use super::grouping;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::placeholder::Placeholder;
 use crate::error::{Error, Result};
@@ -54,9 +55,10 @@ pub fn differentiate(plans: &[LogicalPlan]) -> Result<IncrementalPlan> {
     Ok(plan)
 }
 
+/// A plan that grows, inputs first.
 #[derive(Default)]
-struct Builder {
-    plan: IncrementalPlan,
+pub(super) struct Builder {
+    pub(super) plan: IncrementalPlan,
     known: HashMap<LogicalPlan, NodeId>,
 }
 
@@ -65,13 +67,13 @@ fn arrow_schema(schema: &DFSchemaRef) -> SchemaRef {
 }
 
 impl Builder {
-    fn push(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, append_only: bool) -> NodeId {
+    pub(super) fn push(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, append_only: bool) -> NodeId {
         self.plan.nodes.push(Node { op, inputs, schema, append_only });
         self.plan.nodes.len() - 1
     }
 
     /// The node of a plan; of equal plans there is one.
-    fn node(&mut self, plan: &LogicalPlan) -> Result<NodeId> {
+    pub(super) fn node(&mut self, plan: &LogicalPlan) -> Result<NodeId> {
         if let Some(known) = self.known.get(plan) {
             return Ok(*known);
         }
@@ -116,8 +118,11 @@ impl Builder {
                 Ok(self.push(Op::Linear { plan }, vec![input], schema, append_only))
             }
             LogicalPlan::Aggregate(aggregate) => {
-                if aggregate.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
-                    return self.recompute(plan, "GROUPING SETS");
+                if let [Expr::GroupingSet(sets)] = &aggregate.group_expr[..] {
+                    return match grouping::build(self, aggregate, sets, schema)? {
+                        Some(node) => Ok(node),
+                        None => self.recompute(plan, "GROUPING SETS without a function"),
+                    };
                 }
                 let input = self.node(&aggregate.input)?;
                 let append_only = aggregate.aggr_expr.is_empty() && self.plan.nodes[input].append_only;

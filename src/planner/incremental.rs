@@ -10,6 +10,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr};
 
+use super::upkeep;
+use crate::error::Result;
 use crate::source::stream::StreamTable;
 
 /// The place of a node in its plan.
@@ -158,23 +160,34 @@ pub enum Step {
 }
 
 /// How the work of an operator grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Strategy {
     /// With the change.
     Change,
+    /// With the groups that are touched.
+    Group,
     /// With all that has come.
     Full,
 }
 
-impl Op {
-    /// How its work grows.
-    pub fn strategy(&self) -> Strategy {
-        match self {
-            Op::Recompute { .. } => Strategy::Full,
-            _ => Strategy::Change,
+impl Node {
+    /// How its work grows, and why not with the change alone.
+    pub fn strategy(&self, plan: &IncrementalPlan) -> Result<(Strategy, String)> {
+        match &self.op {
+            Op::Recompute { reason, .. } => Ok((Strategy::Full, reason.clone())),
+            Op::Aggregate { aggregate } if !self.inputs.iter().all(|input| plan.nodes[*input].append_only) => {
+                let names = upkeep::recomputed(aggregate)?;
+                if names.is_empty() {
+                    return Ok((Strategy::Change, String::new()));
+                }
+                Ok((Strategy::Group, format!("{} over rows that change", names.join(", "))))
+            }
+            _ => Ok((Strategy::Change, String::new())),
         }
     }
+}
 
+impl Op {
     /// Its name and what it works with, in one line.
     fn describe(&self, plan: &IncrementalPlan) -> String {
         match self {
@@ -218,6 +231,7 @@ impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Strategy::Change => "change",
+            Strategy::Group => "group",
             Strategy::Full => "full",
         })
     }
@@ -226,39 +240,44 @@ impl fmt::Display for Strategy {
 impl IncrementalPlan {
     /// EXPLAIN INCREMENTAL: per operator its place in the tree, strategy, whether it never retracts, and the reason
     /// of a strategy that is not `change`.
-    pub fn explain(&self) -> Vec<[String; 4]> {
+    pub fn explain(&self) -> Result<Vec<[String; 4]>> {
         let mut lines = Vec::new();
         for output in &self.outputs {
-            self.explain_node(output.node, 0, &mut lines);
+            self.explain_node(output.node, 0, &mut lines)?;
         }
-        lines
+        Ok(lines)
     }
 
-    fn explain_node(&self, node: NodeId, depth: usize, lines: &mut Vec<[String; 4]>) {
-        let Node { op, inputs, append_only, .. } = &self.nodes[node];
-        let mut text = "  ".repeat(depth);
-        let _ = write!(text, "{}", op.describe(self));
-        let reason = match op {
-            Op::Recompute { reason, .. } => reason.clone(),
-            _ => String::new(),
-        };
-        let retracts = if *append_only { "append-only" } else { "retracts" };
-        lines.push([text, op.strategy().to_string(), retracts.to_owned(), reason]);
-        for input in inputs {
-            self.explain_node(*input, depth + 1, lines);
+    fn explain_node(&self, node: NodeId, depth: usize, lines: &mut Vec<[String; 4]>) -> Result<()> {
+        let node = &self.nodes[node];
+        let text = format!("{}{}", "  ".repeat(depth), node.op.describe(self));
+        let (strategy, reason) = node.strategy(self)?;
+        let retracts = if node.append_only { "append-only" } else { "retracts" };
+        lines.push([text, strategy.to_string(), retracts.to_owned(), reason]);
+        node.inputs.iter().try_for_each(|input| self.explain_node(*input, depth + 1, lines))
+    }
+
+    /// What is computed anew from all that has come, and why.
+    pub fn recomputed(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        for node in &self.nodes {
+            if let (Strategy::Full, reason) = node.strategy(self)? {
+                found.push((node.op.describe(self), reason));
+            }
         }
+        Ok(found)
     }
 
     /// What the pipeline computes, in text: a state that belongs to another one is not used.
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> Result<String> {
         let sources = self.sources.iter().filter_map(|source| Some((source, source.stream()?)));
         let mut text = String::new();
         for (source, table) in sources {
             let _ = writeln!(text, "{}: {} columns {:?}", source.name, table.describe(), source.columns);
         }
-        for [node, ..] in self.explain() {
+        for [node, ..] in self.explain()? {
             let _ = writeln!(text, "{node}");
         }
-        text
+        Ok(text)
     }
 }

@@ -7,6 +7,7 @@
 mod chart;
 mod checked;
 mod differentiate;
+mod grouping;
 mod incremental;
 mod joins;
 mod logical;
@@ -17,6 +18,7 @@ pub mod placeholder;
 mod repair;
 mod rewrite;
 mod statement;
+mod upkeep;
 
 pub use chart::{ChartCopy, chart_copy};
 pub use checked::{logical_rules, physical_rules};
@@ -29,3 +31,4 @@ pub use operators::TypedOperators;
 pub use physical::SpillLargeTops;
 pub use rewrite::{Definition, Macros, definition};
 pub use statement::{Run, plan, query_of_value, value_of};
+pub use upkeep::{Called, Pair, Sum, Upkeep};

@@ -21,7 +21,7 @@ use crate::source::stream::{Source, unbury};
 impl<'a> Runner<'a> {
     /// Opens the state; nothing is visible yet.
     pub(super) async fn open(pipeline: Pipeline, options: &RunOptions, progress: &'a ProgressCell) -> Result<Self> {
-        let Pipeline { plan, mut sources, mut sinks, targets, state, shards } = pipeline;
+        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _ } = pipeline;
         let folder = options.folder.clone();
         let lock = folder.lock()?.ok_or_else(|| {
             Error::query(format!("another process runs on the state in {}", folder.name()))
@@ -34,7 +34,7 @@ impl<'a> Runner<'a> {
             source.attach(&folder, &format!("source{at}"))?;
         }
         let now = now_micros();
-        let new = Identity::new(plan.fingerprint(), targets, now);
+        let new = Identity::new(plan.fingerprint()?, targets, now);
         let identity = match Identity::read(&folder).await? {
             Some(known) => {
                 known.expect(&new, &folder)?;
@@ -63,6 +63,7 @@ impl<'a> Runner<'a> {
         let epoch = store.last().epoch;
         let context = EpochContext { epoch, runtime: Handle::current(), state };
         Ok(Self {
+            time,
             plan,
             sources,
             sinks,

@@ -23,8 +23,11 @@ use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
 
 use super::{Outcome, Rows, Session, threads};
+use crate::clock::EpochTime;
+use crate::config::OnFullRecompute;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
+use crate::function::with_epoch_time;
 use crate::planner::{self, IncrementalPlan, Target};
 use crate::runtime::Pipeline;
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
@@ -157,8 +160,11 @@ impl Session {
             return Ok(None);
         }
         let state = self.pipeline_state();
-        let plans = statements.iter().map(|statement| Ok(state.optimize(&statement.plan)?));
+        let time = EpochTime::default();
+        let plans =
+            statements.iter().map(|statement| Ok(state.optimize(&with_epoch_time(statement.plan.clone(), &time)?)?));
         let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
+        let recomputed = self.recomputed(&plan)?;
         let folder = |text: &str| Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
         let open = |source: &planner::SourceNode| {
             let table = source.stream().ok_or_else(|| Error::query(format!("{} does not grow", source.name)))?;
@@ -182,7 +188,20 @@ impl Session {
             }
         }
         let shards = threads(&self.settings());
-        Ok(Some(Pipeline { plan: Arc::new(plan), sources, sinks, targets, state, shards }))
+        Ok(Some(Pipeline { plan: Arc::new(plan), sources, sinks, targets, state, shards, time, recomputed }))
+    }
+
+    /// What the user should know of, or has forbidden.
+    fn recomputed(&self, plan: &IncrementalPlan) -> Result<Vec<(String, String)>> {
+        let recomputed = plan.recomputed()?;
+        match (self.settings().on_full_recompute.parse()?, recomputed.first()) {
+            (OnFullRecompute::Allow, _) => Ok(Vec::new()),
+            (OnFullRecompute::Warn, _) | (_, None) => Ok(recomputed),
+            (OnFullRecompute::Error, Some((operator, reason))) => Err(Error::sql(format!(
+                "{operator} is computed anew from all input at each change: {reason}"
+            ))
+            .hint("EXPLAIN INCREMENTAL shows all operators; SET fuse.on_full_recompute = 'allow' lets them run")),
+        }
     }
 
     fn file_sink(
@@ -239,7 +258,7 @@ impl Session {
             LogicalPlan::Dml(dml) => LogicalPlan::clone(&dml.input),
             plan => plan,
         };
-        let optimised = self.pipeline_state().optimize(&plan)?;
+        let optimised = self.pipeline_state().optimize(&with_epoch_time(plan, &EpochTime::default())?)?;
         let batch = explained(&planner::differentiate(&[optimised])?)?;
         let (state, plan) = self.context.read_batch(batch)?.into_parts();
         Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
@@ -255,7 +274,7 @@ impl FileTarget {
 }
 
 fn explained(plan: &IncrementalPlan) -> Result<RecordBatch> {
-    let lines = plan.explain();
+    let lines = plan.explain()?;
     let names = ["operator", "strategy", "output", "reason"];
     let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
     let column = |at: usize| Arc::new(StringArray::from_iter_values(lines.iter().map(|line| &line[at]))) as _;

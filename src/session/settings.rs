@@ -56,6 +56,7 @@ pub(super) fn validate(name: &str, value: &str) -> Result<()> {
         "fuse.threads" if value.parse::<usize>().is_ok_and(|threads| threads > MOST_THREADS) => {
             Err(Error::sql(format!("fuse.threads = {value}: at most {MOST_THREADS}")))
         }
+        "fuse.on_full_recompute" => value.parse::<config::OnFullRecompute>().map(drop),
         "fuse.copy_mode" => value.parse::<config::CopyMode>().map(drop),
         "fuse.memory_limit" | "fuse.function_bytes" | "fuse.json_sample" if !value.is_empty() => {
             config::parse_bytes(value).map(drop)

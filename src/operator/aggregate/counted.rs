@@ -17,13 +17,14 @@ use crate::change::{RowEncoder, WEIGHT, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::{Error, Result};
 use crate::operator::keys::canonical;
+use crate::planner::Sum;
 
 /// A group's number and a value, in the order of both.
 type Key = Box<[u8]>;
 
 enum Role {
-    Min,
-    Max,
+    Least,
+    Greatest,
     /// A value counts once, however often it is there.
     Distinct(Box<Sums>),
 }
@@ -45,20 +46,23 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// For min, max and sums of distinct values; nothing for other functions.
-    pub(super) fn new(function: &Function, append_only: bool, input: &SchemaRef) -> Result<Option<Self>> {
-        let aggregate = &function.function;
-        let role = match aggregate.fun().name() {
-            "min" if !append_only => Role::Min,
-            "max" if !append_only => Role::Max,
-            _ if aggregate.is_distinct() && function.types.len() == 1 => {
-                match Sums::new(&function.of_all(input)?, false) {
-                    Some(sums) => Role::Distinct(Box::new(sums)),
-                    None => return Ok(None),
-                }
-            }
-            _ => return Ok(None),
-        };
+    /// The least of the values.
+    pub(super) fn least(function: Function) -> Result<Self> {
+        Self::new(function, Role::Least)
+    }
+
+    /// The greatest of the values.
+    pub(super) fn greatest(function: Function) -> Result<Self> {
+        Self::new(function, Role::Greatest)
+    }
+
+    /// What the values sum up to, each taken once. `input` are the columns that the function is over.
+    pub(super) fn distinct(function: Function, sum: Sum, input: &SchemaRef) -> Result<Self> {
+        let sums = Sums::new(function.of_all(input)?, sum);
+        Self::new(function, Role::Distinct(Box::new(sums)))
+    }
+
+    fn new(function: Function, role: Role) -> Result<Self> {
         let kind = function.types[0].clone();
         let schema = Arc::new(Schema::new(vec![
             Field::new(SHARD, DataType::UInt32, false),
@@ -66,9 +70,9 @@ impl Counted {
             Field::new("value", kind.clone(), true),
             Field::new(WEIGHT, DataType::Int64, false),
         ]));
-        Ok(Some(Self {
+        Ok(Self {
             encoder: RowEncoder::new([kind.clone()])?,
-            function: function.clone(),
+            function,
             role,
             kind,
             counts: BTreeMap::new(),
@@ -77,7 +81,7 @@ impl Counted {
             changed: BTreeSet::new(),
             saved_rows: 0,
             schema,
-        }))
+        })
     }
 
     fn set(&mut self, key: Key, count: i64) {
@@ -106,7 +110,7 @@ impl Counted {
             None => self.counts.range(first..),
         };
         let mut keys = range.map(|(key, _)| key);
-        if matches!(self.role, Role::Min) { keys.next() } else { keys.next_back() }
+        if matches!(self.role, Role::Least) { keys.next() } else { keys.next_back() }
     }
 }
 

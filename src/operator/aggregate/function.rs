@@ -15,6 +15,7 @@ use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::operator::keys::evaluate;
+use crate::planner::{Called, Upkeep};
 
 /// An aggregate function with its arguments.
 #[derive(Clone)]
@@ -111,6 +112,16 @@ impl Function {
         arguments.extend(function.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         let types = arguments.iter().map(|argument| Ok(argument.data_type(input)?)).collect::<Result<_>>()?;
         Ok(Self { function, arguments, filter, types, global })
+    }
+
+    /// What is kept for it. `grows`: its input never retracts.
+    pub(super) fn upkeep(&self, grows: bool) -> Upkeep {
+        let function = &self.function;
+        let arguments = &self.types[..self.types.len() - function.order_bys().len()];
+        let field = function.field();
+        let (name, result) = (function.fun().name(), field.data_type());
+        let (distinct, ordered) = (function.is_distinct(), !function.order_bys().is_empty());
+        Called { name, distinct, ordered, arguments, result }.upkeep(grows)
     }
 
     /// The same function of every row, where this one is DISTINCT.

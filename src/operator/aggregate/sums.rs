@@ -18,109 +18,46 @@ use super::exact::Exact;
 use super::function::{Batch, Fold, Function};
 use crate::error::{Error, Result};
 use crate::function::wide;
-
-/// What is summed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Rows without NULL.
-    Count,
-    /// Whole numbers and decimals, of this scale.
-    Whole { scale: i8, average: bool },
-    /// Floats.
-    Float { average: bool },
-    /// A float and its square.
-    Variance,
-    /// Two floats, their squares and their product.
-    Pair(Pair),
-    /// True and false apart.
-    Bool { and: bool },
-}
-
-/// In which order DataFusion keeps the moments of pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pair {
-    Covariance,
-    Correlation,
-    /// Its first argument is y.
-    Regression,
-}
+use crate::planner::{Pair, Sum};
 
 /// The sums of one function.
 pub(super) struct Sums {
     function: Function,
-    kind: Kind,
-    /// Rows without NULL; of [`Kind::Bool`] those that are true.
+    sum: Sum,
+    /// Rows without NULL; of [`Sum::Bool`] those that are true.
     counts: Vec<i64>,
-    /// Of [`Kind::Bool`] the rows that are false.
+    /// Of [`Sum::Bool`] the rows that are false.
     wholes: Vec<i128>,
-    /// As many a group as [`Kind::width`] says.
+    /// As many a group as [`Sum::width`] says.
     floats: Vec<Exact>,
 }
 
-impl Kind {
-    fn of(function: &Function, append_only: bool) -> Option<Self> {
-        let aggregate = &function.function;
-        let result = aggregate.field().data_type().clone();
-        let argument = function.types.first();
-        if !aggregate.order_bys().is_empty() {
-            return None;
-        }
-        Some(match aggregate.fun().name() {
-            "count" => Kind::Count,
-            "sum" => match result {
-                DataType::Int64 | DataType::UInt64 | DataType::Duration(_) => Kind::Whole { scale: 0, average: false },
-                DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) | DataType::Decimal128(_, scale) => {
-                    Kind::Whole { scale, average: false }
-                }
-                DataType::Float64 => Kind::Float { average: false },
-                _ => return None,
-            },
-            "avg" => match argument {
-                Some(DataType::Decimal128(_, scale)) => Kind::Whole { scale: *scale, average: true },
-                Some(DataType::Float64) => Kind::Float { average: true },
-                _ => return None,
-            },
-            "bool_and" => Kind::Bool { and: true },
-            "bool_or" => Kind::Bool { and: false },
-            // Without retractions DataFusion's own states are faster.
-            _ if append_only => return None,
-            "var" | "var_pop" | "stddev" | "stddev_pop" => Kind::Variance,
-            "covar_samp" | "covar_pop" => Kind::Pair(Pair::Covariance),
-            "corr" => Kind::Pair(Pair::Correlation),
-            name if name.starts_with("regr_") => Kind::Pair(Pair::Regression),
-            _ => return None,
-        })
-    }
-
-    /// How many floats are kept of a group.
-    fn width(self) -> usize {
-        match self {
-            Kind::Count | Kind::Whole { .. } | Kind::Bool { .. } => 0,
-            Kind::Float { .. } => 1,
-            Kind::Variance => 2,
-            Kind::Pair(_) => 5,
-        }
-    }
-
-    fn keeps_whole(self) -> bool {
-        matches!(self, Kind::Whole { .. } | Kind::Bool { .. })
+/// How many floats are kept of a group.
+fn width(sum: Sum) -> usize {
+    match sum {
+        Sum::Count | Sum::Whole { .. } | Sum::Bool { .. } => 0,
+        Sum::Float { .. } => 1,
+        Sum::Variance => 2,
+        Sum::Pair(_) => 5,
     }
 }
 
+fn keeps_whole(sum: Sum) -> bool {
+    matches!(sum, Sum::Whole { .. } | Sum::Bool { .. })
+}
+
 impl Sums {
-    /// For a function that is made of sums; nothing for others.
-    pub(super) fn new(function: &Function, append_only: bool) -> Option<Self> {
-        let kind = Kind::of(function, append_only)?;
-        Some(Self { function: function.clone(), kind, counts: Vec::new(), wholes: Vec::new(), floats: Vec::new() })
+    pub(super) fn new(function: Function, sum: Sum) -> Self {
+        Self { function, sum, counts: Vec::new(), wholes: Vec::new(), floats: Vec::new() }
     }
 
     fn reserve(&mut self, groups: usize) {
         if self.counts.len() < groups {
             self.counts.resize(groups, 0);
-            if self.kind.keeps_whole() {
+            if keeps_whole(self.sum) {
                 self.wholes.resize(groups, 0);
             }
-            self.floats.resize(groups * self.kind.width(), Exact::default());
+            self.floats.resize(groups * width(self.sum), Exact::default());
         }
     }
 
@@ -139,9 +76,9 @@ impl Sums {
         let rows = groups.iter().enumerate().map(|(row, group)| (row, *group as usize, times(row)));
         let rows =
             rows.filter(|(row, _, times)| *times != 0 && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row)));
-        match self.kind {
-            Kind::Count => rows.for_each(|(_, group, times)| self.counts[group] += times),
-            Kind::Whole { .. } => {
+        match self.sum {
+            Sum::Count => rows.for_each(|(_, group, times)| self.counts[group] += times),
+            Sum::Whole { .. } => {
                 let values = wide(&arguments[0])?;
                 for (row, group, times) in rows {
                     self.counts[group] += times;
@@ -150,14 +87,14 @@ impl Sums {
                     self.wholes[group] = sum.ok_or_else(|| too_large(&self.function))?;
                 }
             }
-            Kind::Float { .. } => {
+            Sum::Float { .. } => {
                 let values = floats(&arguments[0])?;
                 for (row, group, times) in rows {
                     self.counts[group] += times;
                     self.floats[group].add(values.value(row), times);
                 }
             }
-            Kind::Variance => {
+            Sum::Variance => {
                 let values = floats(&arguments[0])?;
                 for (row, group, times) in rows {
                     let x = values.value(row);
@@ -166,7 +103,7 @@ impl Sums {
                     self.floats[group * 2 + 1].add_product(x, x, times);
                 }
             }
-            Kind::Pair(_) => {
+            Sum::Pair(_) => {
                 let (xs, ys) = (floats(&arguments[0])?, floats(&arguments[1])?);
                 for (row, group, times) in rows {
                     let (x, y) = (xs.value(row), ys.value(row));
@@ -179,7 +116,7 @@ impl Sums {
                     sums[4].add_product(x, y, times);
                 }
             }
-            Kind::Bool { .. } => {
+            Sum::Bool { .. } => {
                 let values = arguments[0].as_boolean();
                 for (row, group, times) in rows {
                     match values.value(row) {
@@ -197,7 +134,7 @@ impl Sums {
         let at = |group: &u32| *group as usize;
         let some = |group: &u32| self.counts[at(group)] != 0;
         // Moments of no rows are 0, sums of no rows are NULL.
-        let moments = matches!(self.kind, Kind::Variance | Kind::Pair(_));
+        let moments = matches!(self.sum, Sum::Variance | Sum::Pair(_));
         let nulls = (!moments).then(|| NullBuffer::from_iter(groups.iter().map(some)));
         let count = || {
             let counts = groups.iter().map(|group| u64::try_from(self.counts[at(group)]).unwrap_or(0));
@@ -207,26 +144,26 @@ impl Sums {
             let values = groups.iter().map(|group| if some(group) { value(at(group)) } else { 0.0 });
             Arc::new(Float64Array::new(values.collect(), nulls.clone()))
         };
-        match self.kind {
-            Kind::Count => {
+        match self.sum {
+            Sum::Count => {
                 vec![Arc::new(Int64Array::from_iter_values(groups.iter().map(|group| self.counts[at(group)])))]
             }
-            Kind::Whole { scale, average } => {
+            Sum::Whole { scale, average } => {
                 let sums = groups.iter().map(|group| self.wholes[at(group)]);
                 let sums = Decimal128Array::new(sums.collect(), nulls.clone())
                     .with_data_type(DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale));
                 if average { vec![count(), Arc::new(sums)] } else { vec![Arc::new(sums)] }
             }
-            Kind::Float { average } => {
+            Sum::Float { average } => {
                 let sum = float(&|group| self.floats[group].value());
                 if average { vec![count(), sum] } else { vec![sum] }
             }
-            Kind::Variance => {
+            Sum::Variance => {
                 let (x, xx) = (|group| &self.floats[group * 2], |group| &self.floats[group * 2 + 1]);
                 let mean = float(&|group| x(group).value() / self.counts[group] as f64);
                 vec![count(), mean, float(&|group| central(self.counts[group], xx(group), x(group), x(group)))]
             }
-            Kind::Pair(pair) => {
+            Sum::Pair(pair) => {
                 let sums = |group: usize| &self.floats[group * 5..group * 5 + 5];
                 let mean = |which: usize| float(&|group| sums(group)[which].value() / self.counts[group] as f64);
                 let moment = |sum: usize, a: usize, b: usize| {
@@ -245,7 +182,7 @@ impl Sums {
                     }
                 }
             }
-            Kind::Bool { and } => {
+            Sum::Bool { and } => {
                 let seen = |group: &u32| self.counts[at(group)] != 0 || self.wholes[at(group)] != 0;
                 let value = |group: &u32| {
                     let value = if and { self.wholes[at(group)] == 0 } else { self.counts[at(group)] != 0 };
@@ -296,12 +233,12 @@ impl Fold for Sums {
 
     fn results(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
         let states = self.accumulated(groups);
-        if matches!(self.kind, Kind::Count | Kind::Bool { .. } | Kind::Float { average: false }) {
+        if matches!(self.sum, Sum::Count | Sum::Bool { .. } | Sum::Float { average: false }) {
             return Ok(states);
         }
-        let mut accumulator = match self.kind {
+        let mut accumulator = match self.sum {
             // Those of many groups have other states.
-            Kind::Pair(_) => self.function.single_accumulators(),
+            Sum::Pair(_) => self.function.single_accumulators(),
             _ => self.function.accumulator()?,
         };
         let places: Vec<usize> = (0..groups.len()).collect();
@@ -311,9 +248,9 @@ impl Fold for Sums {
 
     fn remove(&mut self, group: u32) {
         let group = group as usize;
-        let width = self.kind.width();
+        let width = width(self.sum);
         self.counts[group] = 0;
-        if self.kind.keeps_whole() {
+        if keeps_whole(self.sum) {
             self.wholes[group] = 0;
         }
         self.floats[group * width..(group + 1) * width].fill(Exact::default());
@@ -323,10 +260,10 @@ impl Fold for Sums {
         let name = self.function.function.name();
         let field = |what: &str, kind| Arc::new(Field::new(format!("{name} {what}"), kind, true));
         let mut fields = vec![field("count", DataType::Int64)];
-        if self.kind.keeps_whole() {
+        if keeps_whole(self.sum) {
             fields.push(field("sum", DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0)));
         }
-        fields.extend((0..self.kind.width()).map(|at| field(&format!("sum {at}"), DataType::Binary)));
+        fields.extend((0..width(self.sum)).map(|at| field(&format!("sum {at}"), DataType::Binary)));
         fields
     }
 
@@ -334,11 +271,11 @@ impl Fold for Sums {
         let groups = || groups.iter().map(|group| *group as usize);
         let counts = Int64Array::from_iter_values(groups().map(|group| self.counts[group]));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(counts)];
-        if self.kind.keeps_whole() {
+        if keeps_whole(self.sum) {
             let sums = Decimal128Array::from_iter_values(groups().map(|group| self.wholes[group]));
             columns.push(Arc::new(sums.with_data_type(DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0))));
         }
-        let width = self.kind.width();
+        let width = width(self.sum);
         for at in 0..width {
             let bytes = groups().map(|group| self.floats[group * width + at].to_bytes());
             columns.push(Arc::new(BinaryArray::from_iter_values(bytes)));
@@ -348,12 +285,12 @@ impl Fold for Sums {
 
     fn restore_states(&mut self, groups: &[u32], total: usize, columns: &[ArrayRef]) -> Result<()> {
         self.reserve(total);
-        let width = self.kind.width();
+        let width = width(self.sum);
         let counts = columns[0].as_primitive::<Int64Type>();
         for (row, group) in groups.iter().enumerate() {
             let group = *group as usize;
             self.counts[group] = counts.value(row);
-            if self.kind.keeps_whole() {
+            if keeps_whole(self.sum) {
                 self.wholes[group] = columns[1].as_primitive::<Decimal128Type>().value(row);
             }
             let first = columns.len() - width;
