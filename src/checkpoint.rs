@@ -14,5 +14,5 @@ mod pipeline;
 mod store;
 
 pub use log::{Commit, EpochRecord, Logs};
-pub use pipeline::Identity;
+pub use pipeline::{Failure, FoundTable, Identity};
 pub use store::{Checkpoint, Saved, StateStore};

@@ -111,6 +111,8 @@ pub const CHAIN_OPERANDS: usize = 16;
 pub const CHAIN_OPERANDS_LIMIT: usize = 20_000;
 /// The value of the partition folder whose rows have NULL, as Hive, Spark and DuckDB write it.
 pub const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Bytes of SQL that standard input may hold.
+pub const SCRIPT_BYTES_LIMIT: u64 = 64 << 20;
 /// Rows that ORDER BY with LIMIT keeps in a heap in memory. More are sorted as a whole, which can spill.
 pub const TOP_ROWS_IN_MEMORY: usize = 100_000;
 /// The largest number of threads.

@@ -16,7 +16,7 @@ use datafusion::execution::SessionState;
 use tokio::sync::watch;
 
 use crate::change::{self, Changes};
-use crate::checkpoint::{Commit, EpochRecord, Logs, StateStore};
+use crate::checkpoint::{Commit, EpochRecord, Failure, Logs, StateStore};
 use crate::clock::{EpochTime, Stopwatch, now_micros};
 use crate::config::{CHECKPOINT_EPOCHS, CHECKPOINT_MICROS};
 use crate::durable::{Folder, FolderLock, planted};
@@ -25,7 +25,7 @@ use crate::offset::Epoch;
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::{IncrementalPlan, NodeId, Op};
 use crate::sink::stream::Sink;
-use crate::source::stream::{Read, Source, bury};
+use crate::source::stream::{Look, Read, STANDARD_INPUT, Source, Waiting, bury};
 
 pub use progress::{Progress, ProgressCell};
 
@@ -47,6 +47,21 @@ pub struct Pipeline {
     pub time: EpochTime,
     /// What is computed anew from all input, each time, and why.
     pub recomputed: Vec<(String, String)>,
+    /// It goes on behind a run of this plan, from which its own differs by columns that were added to tables.
+    pub evolved_from: Option<Arc<IncrementalPlan>>,
+}
+
+impl Pipeline {
+    /// What it computes and where it writes, in text.
+    pub fn identity(&self) -> Result<String> {
+        Ok(format!("{}{}", self.plan.fingerprint()?, self.targets.join("\n")))
+    }
+
+    /// True if one of its tables is standard input.
+    pub fn reads_standard_input(&self) -> bool {
+        let pipes = self.plan.sources.iter().filter_map(|source| source.stream()?.pipe());
+        pipes.into_iter().any(|pipe| pipe == STANDARD_INPUT)
+    }
 }
 
 /// When a pipeline stops by itself.
@@ -73,18 +88,35 @@ pub struct RunOptions {
     pub fresh: bool,
 }
 
-/// Runs until the end that `options` name, or until `stop` becomes true. Gives the last epoch.
+/// How a run ended that did not fail.
+#[derive(Debug)]
+pub enum Ended {
+    /// Behind this epoch.
+    Stopped(Epoch),
+    /// The next epoch has columns that a table does not have and asks for: that table and its columns with them. To
+    /// be planned anew.
+    Evolved(BTreeMap<String, Look>),
+}
+
+/// Runs until the end that `options` name, until `stop` becomes true, or until columns are added to a table.
 pub async fn run(
     pipeline: Pipeline,
     options: &RunOptions,
     stop: watch::Receiver<bool>,
     progress: &ProgressCell,
-) -> Result<Epoch> {
+) -> Result<Ended> {
     let mut runner = Runner::open(pipeline, options, progress).await?;
-    runner.recover().await?;
-    let done = runner.run(options, stop).await;
-    let epoch = runner.epoch;
-    done.map(|()| epoch)
+    let done = match runner.recover().await {
+        Ok(()) => runner.run(options, stop).await,
+        failed => failed,
+    };
+    if let Err(error) = &done {
+        let failure = Failure::new(error, runner.epoch + 1, now_micros());
+        // The error that ended it is told, and not that it could not be kept.
+        let _ = failure.write(&options.folder).await;
+    }
+    done?;
+    Ok(if runner.evolved.is_empty() { Ended::Stopped(runner.epoch) } else { Ended::Evolved(runner.evolved) })
 }
 
 struct Runner<'a> {
@@ -101,6 +133,8 @@ struct Runner<'a> {
     id: String,
     /// Records that were left out so far, by source.
     skipped: BTreeMap<String, u64>,
+    /// Tables with the columns that the next epoch would add to them.
+    evolved: BTreeMap<String, Look>,
     /// The last epoch that was run.
     epoch: Epoch,
     checkpointed: Epoch,
@@ -125,10 +159,10 @@ impl Runner<'_> {
                 Until::CaughtUp => !ran && self.sources.iter().all(|source| !source.is_waiting()),
                 Until::Idle(limit) => !ran && idle.elapsed() >= limit,
             };
-            if over || *stop.borrow() {
+            if over || *stop.borrow() || !self.evolved.is_empty() {
                 break;
             }
-            let behind = ran && self.sources.iter().any(|source| source.waiting_bytes() > 0);
+            let behind = ran && self.sources.iter().any(|source| !source.waiting().is_nothing());
             let hurry = options.until == Until::CaughtUp && self.sources.iter().all(|source| !source.is_waiting());
             let pause = if behind || hurry { Duration::ZERO } else { options.trigger.saturating_sub(tick.elapsed()) };
             tokio::select! {
@@ -155,6 +189,8 @@ impl Runner<'_> {
         if ranges.is_empty() && self.epoch > 0 {
             return Ok(false);
         }
+        let taking = self.sources.iter().filter_map(|source| source.taking_since()).min();
+        self.progress.begun(taking);
         let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges };
         self.time.set(record.now_micros);
         if record.epoch == 1 {
@@ -162,6 +198,9 @@ impl Runner<'_> {
         }
         // What cannot be read ends the pipeline before the epoch begins.
         let read = self.read(&record).await?;
+        if self.evolves(&read) {
+            return Ok(false);
+        }
         let late = planted("control.log_late");
         if !late {
             self.logs.begin(&record).await?;
@@ -176,6 +215,23 @@ impl Runner<'_> {
             self.checkpoint().await?;
         }
         Ok(true)
+    }
+
+    /// True if what was read has columns that are to be added to a table.
+    fn evolves(&mut self, read: &[Read]) -> bool {
+        for (node, read) in self.plan.sources.iter().zip(read) {
+            if let Some(table) = node.stream()
+                && !read.new.is_empty()
+            {
+                self.evolved.insert(node.name.clone(), table.with_columns(&read.new));
+            }
+        }
+        !self.evolved.is_empty()
+    }
+
+    /// What waits in all sources.
+    fn waiting(&self) -> Waiting {
+        self.sources.iter().map(|source| source.waiting()).fold(Waiting::default(), Waiting::and)
     }
 
     /// Computes the tables at rest, and keeps them for the replay of the first epoch.
@@ -264,8 +320,16 @@ impl Runner<'_> {
             sink.commit(record.epoch).await?;
         }
         let sinks = self.sinks.iter().map(|sink| sink.position()).collect();
-        self.logs.commit(&Commit { epoch: record.epoch, sinks, skipped: self.skipped.clone() }).await?;
-        let waiting = self.sources.iter().map(|source| source.waiting_bytes()).sum();
+        let places = self.plan.sources.iter().zip(&self.sources);
+        let commit = Commit {
+            epoch: record.epoch,
+            committed_micros: now_micros(),
+            sinks,
+            sources: places.map(|(node, source)| (node.name.clone(), source.position())).collect(),
+            skipped: self.skipped.clone(),
+        };
+        self.logs.commit(&commit).await?;
+        let waiting = self.waiting();
         let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
         self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
         self.progress.skipped(self.skipped.values().sum());

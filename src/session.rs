@@ -13,7 +13,7 @@ mod progress;
 mod rows;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -46,6 +46,7 @@ use crate::parser::{self, Reading, Script, Statement};
 use crate::planner::Macros;
 use crate::sink::stream::SinkOptions;
 use crate::source::Stores;
+use crate::source::stream::Remembered;
 use crate::{function, planner, sink, source};
 
 use self::pipeline::Continuous;
@@ -67,6 +68,10 @@ pub struct Session {
     continuous: Mutex<Vec<Continuous>>,
     /// How pipelines write to created tables.
     sinks: Mutex<HashMap<String, SinkOptions>>,
+    /// Materialized views over growing tables that nothing has read.
+    views: Mutex<BTreeSet<String>>,
+    /// The columns of growing tables as an earlier run found them.
+    remembered: Arc<Remembered>,
     macros: Macros,
     current: Current,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
@@ -110,7 +115,9 @@ impl Session {
             .with_object_store_registry(Arc::clone(&stores) as Arc<dyn ObjectStoreRegistry>)
             .build_arc()?;
         let threads = threads(&settings);
+        let remembered = Arc::new(Remembered::default());
         let config = config::session_config()
+            .with_extension(Arc::clone(&remembered))
             .with_target_partitions(threads)
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
             .with_option_extension(settings);
@@ -134,9 +141,21 @@ impl Session {
         let context = SessionContext::new_with_state(state);
         let state = context.state_weak_ref();
         paths.attach(move || state.upgrade().map(|state| state.read().clone()));
-        let (continuous, sinks) = (Mutex::default(), Mutex::default());
+        let (continuous, sinks, views) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (macros, current) = (Macros::default(), Current::default());
-        Ok(Self { context, paths, stores, writes, continuous, sinks, macros, current, _spill: spill })
+        Ok(Self {
+            context,
+            paths,
+            stores,
+            writes,
+            continuous,
+            sinks,
+            views,
+            remembered,
+            macros,
+            current,
+            _spill: spill,
+        })
     }
 
     /// The current settings.
@@ -208,9 +227,15 @@ impl Session {
             return self.copy_chart(chart).await;
         }
         let incremental = statement.incremental;
-        pipeline::unmaterialize(&mut body);
+        let materialized = pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
         let plan = self.plan(body, true).await?;
+        if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &plan
+            && materialized
+            && self.maintain(view)?
+        {
+            return Ok(Outcome::Done);
+        }
         if incremental {
             return self.explain_incremental(plan).await;
         }
@@ -248,9 +273,15 @@ impl Session {
         if let Some(chart) = planner::chart_copy(&body)? {
             body = chart.query;
         }
-        pipeline::unmaterialize(&mut body);
+        let materialized = pipeline::unmaterialize(&mut body);
         let target = planner::prepare(&mut body)?;
         let plan = self.plan(body, false).await?;
+        if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &plan
+            && materialized
+            && self.maintain(view)?
+        {
+            return Ok(());
+        }
         if pipeline::is_continuous(&plan)? {
             self.defer(plan, target)?;
             return Ok(());

@@ -329,3 +329,45 @@ fn progress_is_shown_and_taken_away() {
     terminal.wait("code 130");
     assert!(!terminal.everything().contains("rows/s"), "{}", terminal.everything());
 }
+
+#[test]
+fn a_query_over_a_growing_table_is_a_table_that_changes_in_place() {
+    let mut terminal = Terminal::start(90, 24);
+    terminal.line("CREATE STREAM r STORED AS RATE OPTIONS ('rows_per_second' '40');");
+    terminal.wait("done");
+    terminal.line("SELECT value % 2 AS k, count(*) > 20 AS many FROM r GROUP BY 1;");
+    terminal.wait("┃      0 │ true");
+    terminal.wait("lag ");
+    terminal.wait("(q stops)");
+    terminal.keys(&["q"]);
+    terminal.wait("stopped: ");
+    // One table stays, without the status line, and the session goes on.
+    assert_eq!(terminal.everything().matches("│ k ").count(), 1, "{}", terminal.everything());
+    assert!(!terminal.everything().contains("(q stops)"), "{}", terminal.everything());
+    terminal.line("SELECT 40 + 2 AS answer;");
+    terminal.wait("│     42 │");
+    // Rows that are only added scroll; Ctrl-C stops too.
+    terminal.line("SELECT 'row ' || value AS row FROM r;");
+    terminal.wait("│ row 3 ");
+    terminal.keys(&["C-c"]);
+    terminal.wait_for(|screen| screen.matches("stopped: ").count() == 2, "the end");
+    // What is written goes on where it was stopped.
+    terminal.line("COPY (SELECT count(*) AS n FROM r) TO 'n.csv';");
+    terminal.wait("commit ");
+    terminal.keys(&["q"]);
+    terminal.wait("the same statement goes on from there");
+    let first: u64 = terminal.place.read("work/n.csv").lines().nth(1).and_then(|n| n.parse().ok()).expect("a count");
+    terminal.keys(&["Up", "Enter"]);
+    let path = terminal.place.path().join("work/n.csv");
+    terminal.wait_for(
+        |_| {
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            now.lines().nth(1).and_then(|n| n.parse().ok()).is_some_and(|n: u64| n > first)
+        },
+        "more rows",
+    );
+    terminal.keys(&["q"]);
+    terminal.wait_for(|screen| screen.matches("goes on from there").count() == 2, "the end");
+    terminal.line("SELECT 'still here' AS x;");
+    terminal.wait("│ still here │");
+}

@@ -28,8 +28,14 @@ pub struct EpochRecord {
 pub struct Commit {
     /// Its number; 0: none.
     pub epoch: Epoch,
+    /// When it was done, in microseconds since 1970.
+    #[serde(default)]
+    pub committed_micros: i64,
     /// Where each sink stands behind it, in the order of the statements.
     pub sinks: Vec<serde_json::Value>,
+    /// Where each source stands behind it, for people, by the name of the table.
+    #[serde(default)]
+    pub sources: BTreeMap<String, serde_json::Value>,
     /// Records that could not be read and were left out up to it, by the name of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,

@@ -3,11 +3,14 @@
 //! Enters: what a pipeline computes, in text. Leaves: on a first run an identity of its own; later the same, or an
 //! error that says what differs. Always holds: the state of one pipeline is never used for another.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::log::{seal, unseal};
 use crate::durable::Folder;
 use crate::error::{Error, Result};
+use crate::offset::Epoch;
 
 /// Which pipeline a state belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,16 +23,73 @@ pub struct Identity {
     pub computes: String,
     /// Where its sinks write.
     pub writes: Vec<String>,
+    /// Its growing tables, in the order of the parts of the state that are theirs.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// What each of its operators does; a part of the state is named by the place of its operator here.
+    #[serde(default)]
+    pub operators: Vec<String>,
+    /// The growing tables whose columns are not declared, as they were found when it was first run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, FoundTable>,
+}
+
+/// What was found of a growing table in what was there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FoundTable {
+    /// Its columns, for people.
+    pub columns: Vec<String>,
+    /// How its files are written, as options.
+    pub options: BTreeMap<String, String>,
+    /// The columns, as the hexadecimal digits of an Arrow stream without rows.
+    pub schema: String,
+}
+
+/// The error that ended a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When, in microseconds since 1970.
+    pub micros: i64,
+    /// The epoch that was under way, or was to begin.
+    pub epoch: Epoch,
+    /// What it said.
+    pub message: String,
+    /// What else it said.
+    pub notes: Vec<String>,
 }
 
 const FILE: &str = "pipeline.json";
+const FAILURE: &str = "error.json";
+
+impl Failure {
+    /// What is kept of an error.
+    pub fn new(error: &Error, epoch: Epoch, micros: i64) -> Self {
+        let hint = error.hint.iter().map(ToString::to_string);
+        let notes = error.notes.iter().cloned().chain(hint).collect();
+        Self { micros, epoch, message: error.message.clone(), notes }
+    }
+
+    /// The last one of a state; nothing if there was none.
+    pub async fn read(folder: &Folder) -> Result<Option<Self>> {
+        match folder.read(FAILURE).await? {
+            Some(bytes) => Ok(Some(unseal(&bytes, &format!("{}/{FAILURE}", folder.name()))?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps it in the state.
+    pub async fn write(&self, folder: &Folder) -> Result<()> {
+        folder.replace(FAILURE, seal(self)?).await
+    }
+}
 
 impl Identity {
     /// The identity of a pipeline that begins at `now_micros`.
     pub fn new(computes: String, writes: Vec<String>, now_micros: i64) -> Self {
         let seed = format!("{now_micros} {} {computes}", std::process::id());
         let id = format!("{:08x}", crc32fast::hash(seed.as_bytes()));
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), id, computes, writes }
+        let (sources, operators, found) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), id, computes, writes, sources, operators, found }
     }
 
     /// The identity in a state folder; nothing if the folder is new.

@@ -59,6 +59,14 @@ impl Checkpoint {
     pub fn rows(&self) -> u64 {
         self.parts.values().flatten().map(|segment| segment.rows).sum()
     }
+
+    /// Rows and bytes of each part.
+    pub fn sizes(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.parts.iter().map(|(part, segments)| {
+            let sum = |value: fn(&Segment) -> u64| segments.iter().map(value).sum();
+            (part.as_str(), sum(|segment| segment.rows), sum(|segment| segment.bytes))
+        })
+    }
 }
 
 /// The checkpoints of one pipeline.
@@ -97,6 +105,16 @@ impl StateStore {
         }
     }
 
+    /// The checkpoints in a state folder as their manifests tell them, the newest first; none of their files is read.
+    pub async fn list(folder: Folder) -> Result<Vec<Checkpoint>> {
+        let store = Self { folder, last: Checkpoint::default() };
+        let mut found = Vec::new();
+        for epoch in store.manifests().await?.into_iter().rev() {
+            found.push(store.manifest(epoch).await?);
+        }
+        Ok(found)
+    }
+
     /// The newest checkpoint.
     pub fn last(&self) -> &Checkpoint {
         &self.last
@@ -129,10 +147,14 @@ impl StateStore {
         Ok(names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
     }
 
-    async fn load(&self, epoch: Epoch) -> Result<(Checkpoint, BTreeMap<String, Vec<RecordBatch>>)> {
+    async fn manifest(&self, epoch: Epoch) -> Result<Checkpoint> {
         let name = manifest(epoch);
         let bytes = self.folder.read(&name).await?.unwrap_or_default();
-        let checkpoint: Checkpoint = unseal(&bytes, &format!("{}/{name}", self.folder.name()))?;
+        unseal(&bytes, &format!("{}/{name}", self.folder.name()))
+    }
+
+    async fn load(&self, epoch: Epoch) -> Result<(Checkpoint, BTreeMap<String, Vec<RecordBatch>>)> {
+        let checkpoint = self.manifest(epoch).await?;
         let mut parts = BTreeMap::new();
         for (part, segments) in &checkpoint.parts {
             let mut batches = Vec::new();

@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 
-use crate::change::{Changes, consolidate, with_columns};
+use crate::change::{Changes, concat, consolidate, with_columns};
 use crate::config::Settings;
 use crate::error::Result;
 use crate::format::{self, Format, Shape};
@@ -42,9 +42,15 @@ impl ConsoleSink {
     /// The changes, with `op` before the columns; a table that only grows needs none.
     fn rows(&self, changes: &Changes) -> Result<RecordBatch> {
         let (rows, ops) = changes.with_ops()?;
+        let ordered = |rows: RecordBatch| self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows));
         if self.append_only && self.format == Format::Table {
-            return self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows));
+            return ordered(rows);
         }
+        // What goes stands before what comes; each in the order of the statement.
+        let gone = ops.iter().filter(|op| *op == Some("delete")).count();
+        let parts = [rows.slice(0, gone), rows.slice(gone, rows.num_rows() - gone)];
+        let parts = parts.into_iter().map(ordered).collect::<Result<Vec<_>>>()?;
+        let rows = concat(&rows.schema(), &parts)?;
         let op: ArrayRef = Arc::new(ops);
         let mut fields = vec![Arc::new(Field::new("op", DataType::Utf8, false))];
         fields.extend(self.columns.fields().iter().cloned());

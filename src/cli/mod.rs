@@ -14,6 +14,7 @@ mod progress;
 mod query;
 mod repl;
 mod report;
+mod status;
 mod turn;
 
 use std::io::IsTerminal;

@@ -4,33 +4,68 @@
 //! standard error: a line that is painted anew on a terminal, else a line every ten seconds. Always holds: Ctrl-C
 //! ends it behind an epoch, a second one at once.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::args::PipelineArgs;
 use super::console::ConsoleSink;
 use super::interrupt::{Interrupt, Patience};
-use super::report::count;
+use super::status::Status;
 use crate::config::Settings;
-use crate::error::{Error, Kind, Result};
-use crate::runtime::{self, Pipeline, Progress, ProgressCell, RunOptions, Until};
+use crate::error::{Error, Kind, Result, sql_type};
+use crate::format::clip;
+use crate::planner::IncrementalPlan;
+use crate::runtime::{self, Ended, Pipeline, ProgressCell, RunOptions, Until};
 use crate::session::Session;
+use crate::source::stream::Look;
 
 /// How often a terminal is painted.
 const PAINT: Duration = Duration::from_millis(200);
 /// How often a line is logged where there is no terminal.
 const LOG: Duration = Duration::from_secs(10);
 
-/// Runs the pipeline of the session, if its statements made one. `name` is that of the first SQL file.
-pub(super) async fn run(session: &Session, args: &PipelineArgs, name: &str, mut interrupt: Interrupt) -> Result<()> {
+/// Columns that were added to tables, and the plan without them.
+pub(super) struct Evolved {
+    tables: BTreeMap<String, Look>,
+    before: Arc<IncrementalPlan>,
+}
+
+impl Evolved {
+    /// Gives the tables of a session their columns.
+    pub(super) fn apply(&self, session: &Session) {
+        for (table, look) in &self.tables {
+            session.remember_table(table, look.clone());
+        }
+    }
+}
+
+/// Runs the pipeline of the session, if its statements made one. `name`: by what its state is known; `piped`: the SQL
+/// came on standard input. Gives columns that were added, with which all is to be planned anew; `evolved` are those
+/// that were given before.
+pub(super) async fn run(
+    session: &Session,
+    args: &PipelineArgs,
+    name: &str,
+    piped: bool,
+    mut interrupt: Interrupt,
+    evolved: Option<&Evolved>,
+) -> Result<Option<Evolved>> {
     let settings = session.settings();
-    let console = |columns, append_only, order| ConsoleSink::boxed(columns, append_only, order, &settings);
-    let Some(pipeline) = session.pipeline(&console)? else { return args.expect_none() };
-    let options = options(session, args, name)?;
-    for (operator, reason) in pipeline.recomputed.iter().filter(|_| !settings.quiet) {
+    let Some(mut pipeline) = pipeline(session, &settings)? else { return args.expect_none().map(|()| None) };
+    if pipeline.reads_standard_input() && piped {
+        return Err(Error::usage("standard input holds the SQL, so a table cannot read it")
+            .hint("put the SQL into a file, or behind -c"));
+    }
+    pipeline.evolved_from = evolved.map(|evolved| Arc::clone(&evolved.before));
+    let before = Arc::clone(&pipeline.plan);
+    let mut options = options(session, args, name)?;
+    options.fresh &= evolved.is_none();
+    for (operator, reason) in pipeline.recomputed.iter().filter(|_| !settings.quiet && evolved.is_none()) {
         eprintln!("note: {operator} is computed anew from all input at each change: {reason}");
     }
     interrupt.be(Patience::Long);
@@ -38,7 +73,7 @@ pub(super) async fn run(session: &Session, args: &PipelineArgs, name: &str, mut 
     let progress = ProgressCell::default();
     let painter = Painter::new(&settings, &options, progress.clone());
     let result = tokio::select! {
-        result = work(pipeline, &options, stopped, &progress) => result,
+        result = runtime::run(pipeline, &options, stopped, &progress) => result,
         never = async {
             interrupt.pressed().await;
             let _ = stop.send(true);
@@ -49,31 +84,71 @@ pub(super) async fn run(session: &Session, args: &PipelineArgs, name: &str, mut 
         never = painter.paint() => never,
     };
     painter.clear();
-    let epoch = result?;
+    let epoch = match result? {
+        Ended::Stopped(epoch) => epoch,
+        Ended::Evolved(tables) => {
+            if !settings.quiet {
+                tables.iter().for_each(|(table, look)| eprintln!("note: {}", added(table, look, &before)));
+            }
+            return Ok(Some(Evolved { tables, before }));
+        }
+    };
     if !settings.quiet {
         match options.until {
             Until::CaughtUp => eprintln!("{}", painter.summary()),
             _ => eprintln!("stopped at epoch {epoch}; the same command goes on from there"),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-async fn work(
-    pipeline: Pipeline,
-    options: &RunOptions,
-    stopped: watch::Receiver<bool>,
-    progress: &ProgressCell,
-) -> Result<u64> {
-    runtime::run(pipeline, options, stopped, progress).await
+/// The columns that were added to a table, in words.
+fn added(table: &str, look: &Look, before: &IncrementalPlan) -> String {
+    let known = before.sources.iter().find(|source| source.name == table).map(|source| source.table.schema());
+    let is_new = |name: &str| known.as_ref().is_none_or(|known| known.index_of(name).is_err());
+    let new = look.columns.fields().iter().filter(|field| is_new(field.name()));
+    let new: Vec<String> = new.map(|field| format!("{} {}", field.name(), sql_type(field.data_type()))).collect();
+    format!("{table} has new columns: {}; from here on they are there, NULL in the rows before", new.join(", "))
+}
+
+/// The pipeline of the session's statements; nothing if there is none.
+fn pipeline(session: &Session, settings: &Settings) -> Result<Option<Pipeline>> {
+    let console = |columns, append_only, order| ConsoleSink::boxed(columns, append_only, order, settings);
+    let pipeline = session.pipeline(&console)?;
+    let unread = session.unread_views();
+    if pipeline.is_none()
+        && let Some(view) = unread.first()
+    {
+        return Err(Error::sql(format!("nothing reads the materialized view {view}, so there is nothing to do")).hint(
+            format!("write it: COPY (SELECT * FROM {view}) TO '{view}.parquet'; or print it: SELECT * FROM {view}"),
+        ));
+    }
+    if !settings.quiet {
+        unread.iter().for_each(|view| eprintln!("note: nothing reads {view}, so it is not computed"));
+    }
+    Ok(pipeline)
+}
+
+/// Where the state is of a pipeline whose first SQL file has that name.
+fn state(args: &PipelineArgs, name: &str) -> String {
+    let default = || {
+        let stem = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        format!(".fuse/{}", stem.unwrap_or_else(|| name.to_owned()))
+    };
+    args.state.clone().unwrap_or_else(default)
+}
+
+/// Growing tables keep the columns that they had when their pipeline was first run.
+pub(super) async fn remember(session: &Session, args: &PipelineArgs, name: &str) -> Result<()> {
+    let state = state(args, name);
+    if args.fresh || !(state.contains("://") || Path::new(&state).is_dir()) {
+        return Ok(());
+    }
+    session.remember(&session.state_folder(&state)?).await
 }
 
 fn options(session: &Session, args: &PipelineArgs, name: &str) -> Result<RunOptions> {
-    let default = || {
-        let stem = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        format!(".fuse/{}", stem.filter(|stem| !stem.starts_with(['-', '<'])).unwrap_or_else(|| "command".to_owned()))
-    };
-    let folder = session.state_folder(&args.state.clone().unwrap_or_else(default))?;
+    let folder = session.state_folder(&state(args, name))?;
     let until = match (args.once, args.until_idle) {
         (true, _) => Until::CaughtUp,
         (false, Some(limit)) => Until::Idle(limit),
@@ -97,35 +172,31 @@ impl PipelineArgs {
 struct Painter {
     terminal: bool,
     quiet: bool,
-    start: Instant,
-    progress: ProgressCell,
+    status: Mutex<Status>,
     state: String,
 }
 
 impl Painter {
     fn new(settings: &Settings, options: &RunOptions, progress: ProgressCell) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        Self { terminal, quiet: settings.quiet, start: Instant::now(), progress, state: options.folder.name() }
+        let status = Mutex::new(Status::new(progress));
+        Self { terminal, quiet: settings.quiet, status, state: options.folder.name() }
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn paint(&self) -> ! {
-        let mut before = (Instant::now(), Progress::default());
-        let mut rates = (0.0, 0.0);
         loop {
             tokio::time::sleep(if self.terminal { PAINT } else { LOG }).await;
             if self.quiet {
                 continue;
             }
-            let now = self.progress.read();
-            let seconds = before.0.elapsed().as_secs_f64();
-            if seconds >= 1.0 {
-                let rate = |now: u64, then: u64| (now - then) as f64 / seconds;
-                rates = (rate(now.rows_in, before.1.rows_in), rate(now.rows_out, before.1.rows_out));
-                before = (Instant::now(), now.clone());
-            }
-            let line = self.line(&now, rates);
+            let line = self.status().line();
             if self.terminal {
-                let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
+                let width = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| width.0);
+                let _ = write!(std::io::stderr(), "\r\x1b[K{}", clip(&line, usize::from(width.saturating_sub(1))));
             } else {
                 eprintln!("{line}");
             }
@@ -138,61 +209,7 @@ impl Painter {
         }
     }
 
-    fn line(&self, now: &Progress, rates: (f64, f64)) -> String {
-        let seconds = self.start.elapsed().as_secs();
-        let lag = if now.waiting_bytes > 0 { bytes(now.waiting_bytes as f64) } else { "none".to_owned() };
-        let clock = crate::clock::now_micros();
-        let ago = if now.epoch == 0 {
-            "no commit yet".to_owned()
-        } else {
-            let micros = clock - now.epoch_micros;
-            format!("commit {}s ago (#{})", micros / 1_000_000, now.epoch)
-        };
-        format!(
-            "running {:02}:{:02}  in {}/s  out {}/s  lag {lag}  state {}  {ago}{}",
-            seconds / 60,
-            seconds % 60,
-            short(rates.0),
-            short(rates.1),
-            bytes(now.state.1 as f64),
-            left_out(now.skipped),
-        )
-    }
-
     fn summary(&self) -> String {
-        let now = self.progress.read();
-        format!(
-            "{} read{}, {} written, epoch {}, {:.2} s; state in {}",
-            count(now.rows_in, "row"),
-            left_out(now.skipped),
-            count(now.rows_out, "change"),
-            now.epoch,
-            self.start.elapsed().as_secs_f64(),
-            self.state,
-        )
-    }
-}
-
-/// How many records could not be read, if any.
-fn left_out(skipped: u64) -> String {
-    if skipped == 0 { String::new() } else { format!(", {} left out", count(skipped, "bad record")) }
-}
-
-/// A number such as 48.1k.
-fn short(number: f64) -> String {
-    match number {
-        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
-        n if n >= 1e3 => format!("{:.1}k", n / 1e3),
-        n => format!("{n:.0}"),
-    }
-}
-
-/// A size such as 82 MB.
-fn bytes(number: f64) -> String {
-    match number {
-        n if n >= 1e9 => format!("{:.1} GB", n / 1e9),
-        n if n >= 1e6 => format!("{:.0} MB", n / 1e6),
-        n if n >= 1e3 => format!("{:.0} kB", n / 1e3),
-        n => format!("{n:.0} B"),
+        format!("{}; state in {}", self.status().summary(), self.state)
     }
 }

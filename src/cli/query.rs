@@ -3,6 +3,7 @@
 //! Enters: SQL files. Leaves: their results. Always holds: statements run in order, and nothing runs after
 //! the first error; Ctrl-C stops the running one and leaves no partial output.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::time::Instant;
 
@@ -13,36 +14,78 @@ use super::args::{CheckArgs, Input, QueryArgs};
 use super::output::Output;
 use super::turn::Turn;
 use super::{Interrupt, pipeline, report};
-use crate::config::Settings;
+use crate::config::{SCRIPT_BYTES_LIMIT, Settings};
 use crate::error::{Error, Kind, Result, near_name};
 use crate::format::csv::{Encoding, Transcoder};
 use crate::parser::{self, Reading, Script, Statement};
 use crate::session::{Outcome, Session};
 
-/// Runs the statements of all files.
-pub(super) async fn query(args: &QueryArgs, mut interrupt: Interrupt) -> Result<()> {
+/// Runs the statements of all files, and those over growing tables together.
+pub(super) async fn query(args: &QueryArgs, interrupt: Interrupt) -> Result<()> {
+    let scripts = scripts(&args.input)?;
+    let name = pipeline_name(&args.input, &scripts);
+    let (mut done, mut evolved) = (HashSet::new(), None);
+    loop {
+        let session = Session::new(args.flags.settings()?)?;
+        match &evolved {
+            Some(columns) => pipeline::Evolved::apply(columns, &session),
+            None => pipeline::remember(&session, &args.pipeline, &name).await?,
+        }
+        statements(args, &session, &scripts, &mut done, interrupt.clone()).await?;
+        let piped = args.input.name() == "-";
+        let run = pipeline::run(&session, &args.pipeline, &name, piped, interrupt.clone(), evolved.as_ref());
+        evolved = run.await?;
+        if evolved.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// By what the state of a pipeline is known: its first file, or the SQL itself where that has no name.
+fn pipeline_name(input: &Input, scripts: &[Script]) -> String {
+    match input.name() {
+        "-" | "-c" => {
+            let texts: Vec<&str> = scripts.iter().map(|script| script.text.as_str()).collect();
+            format!("command-{:08x}", crc32fast::hash(texts.join("\n").as_bytes()))
+        }
+        file => file.to_owned(),
+    }
+}
+
+/// Runs each statement. `done`: the places of those that have printed or written, and are not run again.
+async fn statements(
+    args: &QueryArgs,
+    session: &Session,
+    scripts: &[Script],
+    done: &mut HashSet<(usize, usize)>,
+    mut interrupt: Interrupt,
+) -> Result<()> {
     let reading = Reading { defines: args.input.defines()?, dialect: None };
-    let session = Session::new(args.flags.settings()?)?;
     let mut output = Output::default();
-    for script in scripts(&args.input)? {
-        let statements = parse(&script, &reading)?;
-        for statement in statements {
+    for (file, script) in scripts.iter().enumerate() {
+        for (at, statement) in parse(script, &reading)?.into_iter().enumerate() {
+            if done.contains(&(file, at)) {
+                continue;
+            }
             let turn = Turn::new();
-            let run = run(&session, &mut output, &statement, &turn);
+            let run = run(session, &mut output, &statement, &turn);
             let result = tokio::select! {
                 biased;
                 () = interrupt.pressed() => Err(Error::new(Kind::Interrupted, "interrupted")),
                 result = run => result,
             };
             turn.end();
-            if let Err(error) = result {
-                session.abort().await;
-                return fail(error, &script, Some(&statement));
+            match result {
+                Ok(false) => {}
+                Ok(true) => _ = done.insert((file, at)),
+                Err(error) => {
+                    session.abort().await;
+                    return fail(error, script, Some(&statement));
+                }
             }
         }
     }
-    output.commit().await?;
-    pipeline::run(&session, &args.pipeline, args.input.name(), interrupt).await
+    output.commit().await
 }
 
 /// Plans the statements of all files.
@@ -93,7 +136,11 @@ fn scripts(input: &Input) -> Result<Vec<Script>> {
 pub(super) fn read_script(name: &str) -> Result<Script> {
     let mut bytes = Vec::new();
     let name = if name == "-" {
-        std::io::stdin().read_to_end(&mut bytes)?;
+        std::io::stdin().take(SCRIPT_BYTES_LIMIT + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > SCRIPT_BYTES_LIMIT {
+            return Err(Error::usage(format!("standard input holds more than {} MB of SQL", SCRIPT_BYTES_LIMIT >> 20))
+                .hint("- reads SQL, not data: CREATE STREAM t (…) STORED AS JSON LOCATION '-' reads data"));
+        }
         "<stdin>"
     } else {
         bytes = std::fs::read(name).map_err(|e| unread_script(name, &e))?;
@@ -128,7 +175,8 @@ fn unread_script(name: &str, cause: &std::io::Error) -> Error {
     }
 }
 
-async fn run(session: &Session, output: &mut Output, statement: &Statement, turn: &Turn) -> Result<()> {
+/// Runs a statement; true if it has printed or written.
+async fn run(session: &Session, output: &mut Output, statement: &Statement, turn: &Turn) -> Result<bool> {
     let start = Instant::now();
     let line = statement.span.start.0;
     let describes = matches!(&statement.body, Body::Statement(sql) if matches!(**sql, Sql::ExplainTable { .. }));
@@ -143,6 +191,7 @@ async fn run(session: &Session, output: &mut Output, statement: &Statement, turn
             turn.say(&text);
         }
     };
+    let shows = matches!(outcome, Outcome::Written { .. } | Outcome::Rows(_));
     let summary = match outcome {
         Outcome::Done | Outcome::Continuous => String::new(),
         Outcome::Written { rows, target } => {
@@ -164,5 +213,5 @@ async fn run(session: &Session, output: &mut Output, statement: &Statement, turn
         let comma = if summary.is_empty() { "" } else { ", " };
         turn.say(&format!("line {line}: {seconds:.3} s{comma}{summary}"));
     }
-    Ok(())
+    Ok(shows)
 }

@@ -10,7 +10,7 @@ mod scan;
 mod shape;
 
 pub use self::column::Members;
-pub use self::decoder::{JsonDecoder, NOT_UTF8, Problem, Records};
+pub use self::decoder::{JsonDecoder, NOT_ONE_LINE, NOT_UTF8, Problem, Records};
 pub use self::scan::WrongKind;
 pub use self::shape::Shapes;
 

@@ -28,7 +28,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, Result};
 
 pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
-pub use json::{JsonDecoder, Members, NOT_UTF8, Problem, Records, Shapes, WrongKind};
+pub use json::{JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, Shapes, WrongKind};
 pub use kind::type_name;
 pub use pack::Packing;
 pub use svg::refuse_many_rows;
@@ -125,6 +125,10 @@ impl FromStr for Format {
 pub trait Encoder: Send {
     /// Writes a batch.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+    /// Writes what is held back, though more may come.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
     /// Writes what is held back and the end; says what was left out.
     fn finish(self: Box<Self>) -> Result<Shown>;
 }

@@ -223,6 +223,10 @@ impl Encoder for TableEncoder {
         }
     }
 
+    fn flush(&mut self) -> Result<()> {
+        if self.slots.is_none() && self.window.is_none() { self.open() } else { Ok(()) }
+    }
+
     fn finish(mut self: Box<Self>) -> Result<Shown> {
         let rows = match self.window.take() {
             Some(window) => self.ends(window)?,

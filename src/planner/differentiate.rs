@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Expr, FetchType, Join, Limit, LogicalPlan, SkipTy
 
 use super::grouping;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
+use super::maintained::Maintained;
 use super::placeholder::Placeholder;
 use crate::error::{Error, Result};
 use crate::source::stream::StreamTable;
@@ -30,7 +31,28 @@ pub fn is_continuous(plan: &LogicalPlan) -> Result<bool> {
 }
 
 fn is_stream(scan: &TableScan) -> bool {
-    source_as_provider(&scan.source).is_ok_and(|table| table.downcast_ref::<StreamTable>().is_some())
+    source_as_provider(&scan.source).is_ok_and(|table| {
+        table.downcast_ref::<StreamTable>().is_some() || table.downcast_ref::<Maintained>().is_some()
+    })
+}
+
+/// The views over growing tables that a plan reads, and those that these read, by their names.
+pub fn maintained_views(plan: &LogicalPlan) -> Result<Vec<String>> {
+    let (mut names, mut below) = (Vec::new(), Vec::new());
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(table) = source_as_provider(&scan.source)
+            && let Some(view) = table.downcast_ref::<Maintained>()
+        {
+            names.push(scan.table_name.table().to_owned());
+            below.push(view.plan().clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    for plan in &below {
+        names.extend(maintained_views(plan)?);
+    }
+    Ok(names)
 }
 
 /// Makes one plan of the optimised plans of several statements.
@@ -192,6 +214,9 @@ impl Builder {
 
     fn scan(&mut self, scan: &TableScan) -> Result<NodeId> {
         let table = source_as_provider(&scan.source)?;
+        if let Some(view) = table.downcast_ref::<Maintained>() {
+            return self.view(scan, view);
+        }
         let name = scan.table_name.to_string();
         let all = table.schema().fields().len();
         let columns = scan.projection.clone().unwrap_or_else(|| (0..all).collect());
@@ -209,6 +234,22 @@ impl Builder {
             return Ok(node);
         }
         Err(Error::query(format!("{}: a filter was pushed into a stream", scan.table_name)))
+    }
+
+    /// The one node of a view, and the columns of it that are read.
+    fn view(&mut self, scan: &TableScan, view: &Maintained) -> Result<NodeId> {
+        let plan = match view.plan() {
+            LogicalPlan::Sort(Sort { input, fetch: None, .. }) => input.as_ref(),
+            plan => plan,
+        };
+        let node = self.node(plan)?;
+        let Some(columns) = &scan.projection else { return Ok(node) };
+        let input = Arc::clone(plan.schema());
+        let exprs = columns.iter().map(|at| Expr::Column(input.qualified_field(*at).into()));
+        let schema = arrow_schema(&scan.projected_schema);
+        let step = Step::Project { exprs: exprs.collect(), input, schema: Arc::clone(&schema) };
+        let append_only = self.plan.nodes[node].append_only;
+        Ok(self.push(Op::Stateless { steps: vec![step] }, vec![node], schema, append_only))
     }
 
     /// A node that computes the operator anew over all that its inputs hold.

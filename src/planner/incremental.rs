@@ -268,6 +268,22 @@ impl IncrementalPlan {
         Ok(found)
     }
 
+    /// What each node does, in a line.
+    pub fn operators(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.op.describe(self)).collect()
+    }
+
+    /// The operators that keep rows: their places, and what they do with which columns.
+    pub fn kept(&self) -> Vec<(NodeId, String)> {
+        let keeps = |op: &Op| !matches!(op, Op::Scan { .. } | Op::Stateless { .. } | Op::Union | Op::Linear { .. });
+        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| keeps(&node.op));
+        let columns = |node: &Node| -> Vec<String> {
+            let schemas = std::iter::once(node).chain(node.inputs.iter().map(|input| &self.nodes[*input]));
+            schemas.map(|node| node.schema.fields().iter().map(ToString::to_string).collect()).collect()
+        };
+        nodes.map(|(at, node)| (at, format!("{}\n{:?}", node.op.describe(self), columns(node)))).collect()
+    }
+
     /// What the pipeline computes, in text: a state that belongs to another one is not used.
     pub fn fingerprint(&self) -> Result<String> {
         let sources = self.sources.iter().filter_map(|source| Some((source, source.stream()?)));

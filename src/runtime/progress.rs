@@ -7,15 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::checkpoint::EpochRecord;
+use crate::clock::now_micros;
 use crate::offset::Epoch;
+use crate::source::stream::Waiting;
 
 /// How far a pipeline is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The last epoch that all sinks show.
     pub epoch: Epoch,
-    /// When it began, in microseconds since 1970.
-    pub epoch_micros: i64,
+    /// When it was committed, in microseconds since 1970.
+    pub committed_micros: i64,
     /// How long it took.
     pub took: Duration,
     /// Rows read, in all epochs of this run.
@@ -24,8 +26,10 @@ pub struct Progress {
     pub rows_out: u64,
     /// Records that could not be read and were left out, since the pipeline began.
     pub skipped: u64,
-    /// Bytes that wait in the sources.
-    pub waiting_bytes: u64,
+    /// What waits in the sources.
+    pub waiting: Waiting,
+    /// When the oldest input was written that is not committed, in microseconds since 1970.
+    pub behind_since: Option<i64>,
     /// Rows and bytes of the operators' state.
     pub state: (usize, usize),
     /// The last checkpoint, and its size on disk.
@@ -48,21 +52,29 @@ impl ProgressCell {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// An epoch begins whose oldest input was written then.
+    pub(super) fn begun(&self, since_micros: Option<i64>) {
+        self.change(|progress| {
+            progress.behind_since = [progress.behind_since, since_micros].into_iter().flatten().min();
+        });
+    }
+
     pub(super) fn committed(
         &self,
         record: &EpochRecord,
         rows: (usize, usize),
-        waiting_bytes: u64,
+        waiting: Waiting,
         state: (usize, usize),
         took: Duration,
     ) {
         self.change(|progress| {
             progress.epoch = record.epoch;
-            progress.epoch_micros = record.now_micros;
+            progress.committed_micros = now_micros();
             progress.took = took;
             progress.rows_in += rows.0 as u64;
             progress.rows_out += rows.1 as u64;
-            progress.waiting_bytes = waiting_bytes;
+            progress.waiting = waiting;
+            progress.behind_since = waiting.since_micros;
             progress.state = state;
         });
     }

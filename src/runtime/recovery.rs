@@ -15,13 +15,14 @@ use crate::clock::now_micros;
 use crate::durable::{Folder, planted};
 use crate::error::{Error, Result};
 use crate::operator::{Dataflow, EpochContext};
+use crate::planner::IncrementalPlan;
 use crate::sink::stream::Sink;
 use crate::source::stream::{Source, unbury};
 
 impl<'a> Runner<'a> {
     /// Opens the state; nothing is visible yet.
     pub(super) async fn open(pipeline: Pipeline, options: &RunOptions, progress: &'a ProgressCell) -> Result<Self> {
-        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _ } = pipeline;
+        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _, evolved_from } = pipeline;
         let folder = options.folder.clone();
         let lock = folder.lock()?.ok_or_else(|| {
             Error::query(format!("another process runs on the state in {}", folder.name()))
@@ -34,12 +35,18 @@ impl<'a> Runner<'a> {
             source.attach(&folder, &format!("source{at}"))?;
         }
         let now = now_micros();
-        let new = Identity::new(plan.fingerprint()?, targets, now);
+        let new = identity(&plan, targets, now)?;
         let identity = match Identity::read(&folder).await? {
-            Some(known) => {
-                known.expect(&new, &folder)?;
-                known
-            }
+            Some(known) => match known.expect(&new, &folder) {
+                Ok(()) => known,
+                Err(error) => {
+                    let Some(before) = &evolved_from else { return Err(error) };
+                    expect_same_state(before, &plan)?;
+                    let new = Identity { id: known.id, ..new };
+                    new.write(&folder).await?;
+                    new
+                }
+            },
             None => {
                 for sink in &mut sinks {
                     sink.begin().await?;
@@ -75,6 +82,7 @@ impl<'a> Runner<'a> {
             store,
             id: identity.id,
             skipped: BTreeMap::new(),
+            evolved: BTreeMap::new(),
             epoch,
             progress,
             _lock: lock,
@@ -104,6 +112,31 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Refuses a plan whose operators keep other columns than those of the plan before.
+fn expect_same_state(before: &IncrementalPlan, now: &IncrementalPlan) -> Result<()> {
+    let (before, now) = (before.kept(), now.kept());
+    let Some((_, what)) = now.iter().find(|one| !before.contains(one)).or(before.iter().find(|one| !now.contains(one)))
+    else {
+        return Ok(());
+    };
+    let what = what.lines().next().unwrap_or_default();
+    Err(Error::query("the new columns would change what the state keeps")
+        .note(format!("this operator keeps rows with all columns: {what}"))
+        .hint("name the columns that the query needs in place of *, or start anew with --fresh"))
+}
+
+/// What a new state is of.
+fn identity(plan: &IncrementalPlan, targets: Vec<String>, now_micros: i64) -> Result<Identity> {
+    let looks = plan.sources.iter().filter_map(|source| Some((source.name.clone(), source.stream()?.look()?)));
+    let found = looks.map(|(name, look)| Ok((name, look.to_record()?)));
+    Ok(Identity {
+        sources: plan.sources.iter().map(|source| source.name.clone()).collect(),
+        operators: plan.operators(),
+        found: found.collect::<Result<_>>()?,
+        ..Identity::new(plan.fingerprint()?, targets, now_micros)
+    })
+}
+
 /// Removes a state, and what its pipeline has written.
 async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &[Box<dyn Source>]) -> Result<()> {
     // A damaged identity cannot say which files are its own: they stay.
@@ -119,5 +152,5 @@ async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &[Box<dyn
         let names = folder.list(part).await?;
         folder.remove(&names.into_iter().map(|name| format!("{part}/{name}")).collect::<Vec<_>>()).await?;
     }
-    folder.remove(&["pipeline.json".to_owned()]).await
+    folder.remove(&["pipeline.json".to_owned(), "error.json".to_owned()]).await
 }

@@ -3,6 +3,7 @@
 //! Enters: planned statements. Leaves: one [`Pipeline`] of all of them, with their sinks. Always holds: nothing is
 //! written before it runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -15,7 +16,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    DdlStatement, DmlStatement, LogicalPlan, SortExpr, Statement as PlanStatement, WriteOp,
+    CreateView, DdlStatement, DmlStatement, LogicalPlan, SortExpr, Statement as PlanStatement, WriteOp,
 };
 use datafusion::physical_expr::{LexOrdering, create_physical_sort_exprs};
 use datafusion::physical_plan::sorts::sort::sort_batch;
@@ -23,16 +24,17 @@ use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
 
 use super::{Outcome, Rows, Session, threads};
+use crate::checkpoint::Identity;
 use crate::clock::EpochTime;
 use crate::config::OnFullRecompute;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::function::with_epoch_time;
-use crate::planner::{self, IncrementalPlan, Target};
+use crate::planner::{self, IncrementalPlan, Maintained, Target};
 use crate::runtime::Pipeline;
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
 use crate::source::Location;
-use crate::source::stream::open_source;
+use crate::source::stream::{Look, open_source};
 
 /// A statement that becomes part of a pipeline.
 pub(super) struct Continuous {
@@ -55,12 +57,14 @@ struct FileTarget {
 /// Makes the sink for rows that go to the screen: their columns, whether they are never retracted, their order.
 pub type Console<'a> = &'a dyn Fn(SchemaRef, bool, Option<Order>) -> Box<dyn Sink>;
 
-/// A materialized view is a view here: what reads it is kept up to date.
-pub(super) fn unmaterialize(body: &mut Body) {
-    if let Body::Statement(sql) = body
-        && let Sql::CreateView(view) = sql.as_mut()
-    {
-        view.materialized = false;
+/// A materialized view is planned as a view; true if it was one. Over tables at rest it stays one.
+pub(super) fn unmaterialize(body: &mut Body) -> bool {
+    match body {
+        Body::Statement(sql) => match sql.as_mut() {
+            Sql::CreateView(view) => std::mem::take(&mut view.materialized),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -87,9 +91,35 @@ impl Session {
     /// Takes a statement into the pipeline.
     pub(super) fn defer(&self, plan: LogicalPlan, target: Option<Target>) -> Result<Outcome> {
         let continuous = self.continuous(plan, target)?;
+        let read = planner::maintained_views(&continuous.plan)?;
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).retain(|view| !read.contains(view));
         let mut all = self.continuous.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(continuous);
         Ok(Outcome::Continuous)
+    }
+
+    /// Makes a materialized view over growing tables; false if it is over tables at rest.
+    pub(super) fn maintain(&self, view: &CreateView) -> Result<bool> {
+        if !planner::is_continuous(&view.input)? {
+            return Ok(false);
+        }
+        if self.context.table_exist(view.name.clone())? {
+            if !view.or_replace {
+                return Err(Error::sql(format!("there is a table named {} already", view.name))
+                    .hint("CREATE OR REPLACE MATERIALIZED VIEW takes its place"));
+            }
+            self.context.deregister_table(view.name.clone())?;
+        }
+        let plan = LogicalPlan::clone(&view.input);
+        self.context.register_table(view.name.clone(), Arc::new(Maintained::new(plan)))?;
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(view.name.table().to_owned());
+        Ok(true)
+    }
+
+    /// The materialized views over growing tables that no statement has read since the last call.
+    pub fn unread_views(&self) -> Vec<String> {
+        let views = std::mem::take(&mut *self.views.lock().unwrap_or_else(PoisonError::into_inner));
+        views.into_iter().collect()
     }
 
     fn continuous(&self, plan: LogicalPlan, target: Option<Target>) -> Result<Continuous> {
@@ -144,6 +174,8 @@ impl Session {
         let state = self.context.state();
         let mut config = state.config().clone();
         let options = config.options_mut();
+        // The tables are those of the session: a default catalog would take their place.
+        options.catalog.create_default_catalog_and_schema = false;
         options.optimizer.enable_dynamic_filter_pushdown = false;
         // Subqueries become joins, which have an operator.
         options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
@@ -161,10 +193,21 @@ impl Session {
         }
         let state = self.pipeline_state();
         let time = EpochTime::default();
-        let plans =
-            statements.iter().map(|statement| Ok(state.optimize(&with_epoch_time(statement.plan.clone(), &time)?)?));
+        let plans = statements.iter().map(|statement| optimised(&state, statement.plan.clone(), &time));
         let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
         let recomputed = self.recomputed(&plan)?;
+        let mut pipes: BTreeMap<String, &str> = BTreeMap::new();
+        for source in &plan.sources {
+            if let Some(pipe) = source.stream().and_then(|table| table.pipe())
+                && let Some(other) = pipes.insert(pipe.clone(), &source.name)
+            {
+                return Err(Error::sql(format!(
+                    "{other} and {} both read {pipe}, which gives its bytes once",
+                    source.name
+                ))
+                .hint("make one table of it, and read that twice"));
+            }
+        }
         let folder = |text: &str| Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
         let open = |source: &planner::SourceNode| {
             let table = source.stream().ok_or_else(|| Error::query(format!("{} does not grow", source.name)))?;
@@ -188,7 +231,17 @@ impl Session {
             }
         }
         let shards = threads(&self.settings());
-        Ok(Some(Pipeline { plan: Arc::new(plan), sources, sinks, targets, state, shards, time, recomputed }))
+        Ok(Some(Pipeline {
+            plan: Arc::new(plan),
+            sources,
+            sinks,
+            targets,
+            state,
+            shards,
+            time,
+            recomputed,
+            evolved_from: None,
+        }))
     }
 
     /// What the user should know of, or has forbidden.
@@ -251,6 +304,21 @@ impl Session {
         Folder::local(Path::new(text))
     }
 
+    /// Takes the columns of growing tables from the state of their pipeline, if it was run before.
+    pub async fn remember(&self, folder: &Folder) -> Result<()> {
+        // A damaged state is told when it is opened.
+        let Ok(Some(known)) = Identity::read(folder).await else { return Ok(()) };
+        for (table, record) in &known.found {
+            self.remembered.put(table.clone(), Look::from_record(record)?);
+        }
+        Ok(())
+    }
+
+    /// Takes the columns of one growing table.
+    pub fn remember_table(&self, table: &str, look: Look) {
+        self.remembered.put(table.to_owned(), look);
+    }
+
     /// EXPLAIN INCREMENTAL.
     pub(super) async fn explain_incremental(&self, plan: LogicalPlan) -> Result<Outcome> {
         let plan = match plan {
@@ -258,11 +326,17 @@ impl Session {
             LogicalPlan::Dml(dml) => LogicalPlan::clone(&dml.input),
             plan => plan,
         };
-        let optimised = self.pipeline_state().optimize(&with_epoch_time(plan, &EpochTime::default())?)?;
+        let optimised = optimised(&self.pipeline_state(), plan, &EpochTime::default())?;
         let batch = explained(&planner::differentiate(&[optimised])?)?;
         let (state, plan) = self.context.read_batch(batch)?.into_parts();
         Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
     }
+}
+
+/// The plan of a statement and those of the views that it reads, optimised, with the epoch's time.
+fn optimised(state: &SessionState, plan: LogicalPlan, time: &EpochTime) -> Result<LogicalPlan> {
+    let plan = planner::map_views(plan, &|view| optimised(state, view.clone(), time))?;
+    Ok(state.optimize(&with_epoch_time(plan, time)?)?)
 }
 
 impl FileTarget {

@@ -78,7 +78,12 @@ fn unreadable(file: &ObjectMeta, mut error: Error) -> Error {
 
 /// A file's path as errors print it: relative to the working folder where it lies below it.
 pub(super) fn display(file: &ObjectMeta) -> String {
-    let path = format!("/{}", file.location);
+    display_path(file.location.as_ref())
+}
+
+/// The same of its path in the store.
+pub(super) fn display_path(path: &str) -> String {
+    let path = format!("/{path}");
     match std::env::current_dir()
         .ok()
         .and_then(|cwd| path.strip_prefix(&format!("{}/", cwd.display())).map(str::to_owned))
@@ -157,7 +162,7 @@ fn folder_pairs(location: &Location, file: &ObjectMeta) -> Vec<(String, String)>
 }
 
 /// The type that holds the values of both; in a text format, text holds all.
-fn widen(a: &DataType, b: &DataType, textual: bool) -> Option<DataType> {
+pub(super) fn widen(a: &DataType, b: &DataType, textual: bool) -> Option<DataType> {
     use DataType::*;
     if a == b {
         return Some(a.clone());

@@ -13,13 +13,14 @@ mod generate;
 mod listing;
 mod nexmark;
 mod options;
+mod records;
 mod spool;
 mod table;
 mod text;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 
@@ -27,10 +28,11 @@ use crate::checkpoint::Saved;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::OffsetRange;
+use crate::source::infer::widen;
 
 pub use bad::{BadRecord, OnError, bury, unbury};
-pub use options::{Limits, StreamOptions};
-pub use table::{StreamFactory, StreamTable};
+pub use options::{Limits, StreamOptions, csv_options};
+pub use table::{Look, Remembered, STANDARD_INPUT, StreamFactory, StreamTable};
 
 /// What a range gave.
 #[derive(Debug, Default)]
@@ -39,11 +41,59 @@ pub struct Read {
     pub batches: Vec<RecordBatch>,
     /// Records that were left out.
     pub bad: Vec<BadRecord>,
+    /// Columns that it has and the table does not, where OPTIONS ask for them.
+    pub new: Vec<Field>,
 }
 
 impl From<Vec<RecordBatch>> for Read {
     fn from(batches: Vec<RecordBatch>) -> Self {
-        Self { batches, bad: Vec::new() }
+        Self { batches, ..Self::default() }
+    }
+}
+
+impl Read {
+    /// Adds what comes behind it.
+    fn add(&mut self, more: Read) {
+        self.batches.extend(more.batches);
+        self.bad.extend(more.bad);
+        more.new.into_iter().for_each(|field| add_field(&mut self.new, field));
+    }
+}
+
+/// Adds a column, or widens the one of its name so that it holds both.
+fn add_field(fields: &mut Vec<Field>, field: Field) {
+    match fields.iter_mut().find(|known| known.name() == field.name()) {
+        Some(known) => {
+            let both = widen(known.data_type(), field.data_type(), true).unwrap_or(DataType::Utf8);
+            known.set_data_type(both);
+        }
+        None => fields.push(field),
+    }
+}
+
+/// Input that has come and was not taken yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its rows, where they can be known.
+    pub rows: Option<u64>,
+    /// When the oldest of it was written, in microseconds since 1970.
+    pub since_micros: Option<i64>,
+}
+
+impl Waiting {
+    /// The sum of both; rows are known if both are.
+    pub fn and(self, other: Self) -> Self {
+        let since = [self.since_micros, other.since_micros].into_iter().flatten().min();
+        let none = |one: Self| if one.bytes == 0 { Some(one.rows.unwrap_or(0)) } else { one.rows };
+        let rows = none(self).zip(none(other)).map(|(a, b)| a + b);
+        Self { bytes: self.bytes + other.bytes, rows, since_micros: since }
+    }
+
+    /// True if nothing waits.
+    pub fn is_nothing(&self) -> bool {
+        self.bytes == 0 && self.rows.unwrap_or(0) == 0
     }
 }
 
@@ -92,10 +142,18 @@ pub trait Source: Send + Sync {
         false
     }
 
-    /// Bytes that are known to wait behind the last range.
-    fn waiting_bytes(&self) -> u64 {
-        0
+    /// What is known to wait behind the last range.
+    fn waiting(&self) -> Waiting {
+        Waiting::default()
     }
+
+    /// When the oldest of what the last range takes was written, in microseconds since 1970.
+    fn taking_since(&self) -> Option<i64> {
+        None
+    }
+
+    /// Where it stands, in a few words for people and programs.
+    fn position(&self) -> serde_json::Value;
 
     /// Where it stands, for a checkpoint.
     fn save(&mut self) -> Result<Saved>;

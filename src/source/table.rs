@@ -24,7 +24,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
 use super::infer::{self, Group};
-use super::stream::{StreamFactory, StreamTable};
+use super::stream::{Look, StreamFactory, StreamTable, csv_options};
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
@@ -32,6 +32,9 @@ use crate::format::csv::{Dialect, canonical_option};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
+
+/// Files of a growing table that are looked at for its columns.
+const STREAM_SAMPLE_FILES: usize = 200;
 
 /// Makes `STORED AS` of every file format ours.
 pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Result<()> {
@@ -439,11 +442,7 @@ impl TableProviderFactory for FileTableFactory {
             return self.inner.create(state, cmd).await;
         };
         if cmd.unbounded {
-            let mut plain = cmd.clone();
-            plain.unbounded = false;
-            plain.options.retain(|name, _| name.starts_with("format."));
-            let inferred = self.create(state, &plain);
-            return Ok(Arc::new(StreamTable::create(cmd, inferred).await?));
+            return Ok(Arc::new(StreamTable::create(state, cmd, look_for_stream(session, cmd)).await?));
         }
         let mut cmd = cmd.clone();
         if let Some(ready) = prepare(session, &mut cmd).await? {
@@ -451,6 +450,46 @@ impl TableProviderFactory for FileTableFactory {
         }
         self.inner.create(state, &cmd).await
     }
+}
+
+/// What the files of a growing table tell that are there.
+async fn look_for_stream(state: &SessionState, cmd: &CreateExternalTable) -> Result<Look> {
+    let text = cmd.locations.first().map_or("", String::as_str);
+    let location = Location::parse(text)?;
+    let store = state.runtime_env().object_store(&location.url)?;
+    let mut files = location.files(state).await?;
+    let csv = cmd.file_type == "CSV";
+    let mut options: HashMap<String, String> = HashMap::new();
+    if csv || cmd.file_type == "JSON" {
+        let format = if csv { "CSV" } else { "JSON" };
+        let (kind, _, chosen) = forced_files(format, &location, files, store.as_ref()).await?;
+        files = chosen;
+        options = format_options(&kind, store.as_ref(), &files).await?;
+        if csv {
+            options
+                .extend(csv_options(&cmd.options).into_iter().map(|(name, value)| (format!("format.{name}"), value)));
+        }
+    } else if files.is_empty() {
+        return Err(location.missing(store.as_ref()).await);
+    }
+    let step = files.len().div_ceil(STREAM_SAMPLE_FILES).max(1);
+    let files: Vec<ObjectMeta> = files.into_iter().filter(|file| file.size > 0).step_by(step).collect();
+    if files.is_empty() {
+        return Err(Error::query(format!("'{text}' is empty")));
+    }
+    let format = create_format(state, &cmd.file_type, &options)?;
+    let wishes = Wishes { unpartitioned: true, ..Wishes::default() };
+    let found = Found::look(state, &store, location, format, files, &wishes).await?;
+    let dialect = found.dialect().cloned();
+    if found.groups.iter().any(|group| group.dialect != dialect) {
+        return Err(Error::query(format!("the files of '{text}' are written in several ways"))
+            .hint("say which is meant: OPTIONS ('delimiter' ';', 'has_header' 'true')"));
+    }
+    let options = dialect.map(|dialect| dialect.found_options()).unwrap_or_default();
+    Ok(Look {
+        columns: found.schema,
+        options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+    })
 }
 
 /// Fills in the columns, and the glob that keeps other files out; or gives the finished table.

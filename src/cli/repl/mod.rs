@@ -10,6 +10,7 @@
 mod command;
 mod complete;
 mod editor;
+mod live;
 mod shell;
 
 use std::io::{IsTerminal, Write};

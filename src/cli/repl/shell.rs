@@ -7,27 +7,35 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use tokio::sync::watch;
 
 use super::super::output::Output;
 use super::super::query::read_script;
 use super::super::report;
+use super::super::status::Status;
 use super::super::turn::Turn;
 use super::command::{Action, COMMANDS, Command, Piece, pieces};
+use super::live::{Keys, Screen};
 use crate::chart::Chart;
 use crate::config::KEPT_RESULT_BYTES;
 use crate::error::{Error, Kind, Result, Span};
 use crate::format::{Format, Shape, encoder, refuse_many_rows, type_name};
 use crate::parser::{self, Reading, Script, Statement};
+use crate::runtime::{self, Ended, ProgressCell, RunOptions, Until};
 use crate::session::{Outcome, Session};
 
 /// Files that may read one another.
 const NESTED_FILES: usize = 16;
+
+/// How often new input is looked for, where the result is shown, and where it is written.
+const SHOWN_TRIGGER: Duration = Duration::from_millis(100);
+const WRITTEN_TRIGGER: Duration = Duration::from_secs(1);
 
 /// What is not a table of the user.
 const USER_TABLES: &str = "WHERE table_schema <> 'information_schema'";
@@ -160,10 +168,7 @@ impl Shell {
         }
         let (summary, plan) = match outcome {
             Outcome::Done => ("done".to_owned(), false),
-            Outcome::Continuous => {
-                return Err(Error::query("a query over a growing table does not run in the interactive session")
-                    .hint("put it into a file and run it: fuse query FILE.sql"));
-            }
+            Outcome::Continuous => (self.live(turn).await?, false),
             Outcome::Written { rows, target } => (format!("{} written to {target}", report::count(rows, "row")), false),
             Outcome::Rows(rows) => {
                 let mut last = (!statement.is_explain() && !self.asking).then(|| Last {
@@ -197,6 +202,62 @@ impl Shell {
             turn.say(&parts.join(", "));
         }
         Ok(())
+    }
+
+    /// Runs a statement over growing tables until a key stops it; says how it ended.
+    async fn live(&self, turn: &Turn) -> Result<String> {
+        turn.hide_progress();
+        let progress = ProgressCell::default();
+        let screen = Screen::new(turn, Status::new(progress.clone()));
+        let shown = AtomicBool::new(false);
+        let console = |columns, append_only, order| {
+            shown.store(true, Ordering::Relaxed);
+            screen.sink(columns, append_only, order)
+        };
+        let Some(pipeline) = self.session.pipeline(&console)? else { return Ok("done".to_owned()) };
+        if pipeline.reads_standard_input() {
+            return Err(Error::query("standard input is the keyboard here")
+                .hint("fuse query FILE.sql reads what is piped into it"));
+        }
+        // What is only shown is begun anew each time; what is written goes on.
+        let scratch = tempfile::tempdir()?;
+        let place = match shown.load(Ordering::Relaxed) {
+            true => scratch.path().display().to_string(),
+            false => format!(".fuse/session-{:08x}", crc32fast::hash(pipeline.identity()?.as_bytes())),
+        };
+        let trigger = if shown.load(Ordering::Relaxed) { SHOWN_TRIGGER } else { WRITTEN_TRIGGER };
+        let folder = self.session.state_folder(&place)?;
+        let options = RunOptions { folder, trigger, until: Until::Stopped, fresh: false };
+        let (stop, stopped) = watch::channel(false);
+        let (press, mut pressed) = watch::channel(0);
+        let keys = Keys::listen(press)?;
+        let run = tokio::select! {
+            run = runtime::run(pipeline, &options, stopped, &progress) => run.map(Some),
+            failed = screen.paint() => failed.map(|()| None),
+            () = async {
+                let _ = pressed.wait_for(|presses| *presses > 0).await;
+                let _ = stop.send(true);
+                if pressed.wait_for(|presses| *presses > 1).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            } => Ok(None),
+        };
+        let finished = screen.finish();
+        drop(keys);
+        let epoch = run?;
+        finished?;
+        Ok(match (epoch, shown.load(Ordering::Relaxed)) {
+            (Some(Ended::Evolved(tables)), _) => {
+                let tables = tables.into_keys().collect::<Vec<_>>().join(", ");
+                return Err(Error::query(format!("{tables} has new columns"))
+                    .hint("CREATE OR REPLACE the table to see them; fuse query FILE.sql adds them while it runs"));
+            }
+            (Some(Ended::Stopped(epoch)), false) => {
+                format!("stopped at epoch {epoch}; the same statement goes on from there (state in {place})")
+            }
+            (None, false) => format!("stopped within an epoch, which the same statement runs again (state in {place})"),
+            (_, true) => format!("stopped: {}", screen.summary()),
+        })
     }
 
     async fn command(&mut self, line: &str, turn: &Turn) -> Flow {

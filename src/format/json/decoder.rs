@@ -70,6 +70,8 @@ pub struct Records {
     ended: bool,
     /// An object did not end yet: no use to try again before `text` is as long as this.
     wait: usize,
+    /// An object that takes several lines is an error.
+    one_line: bool,
 }
 
 impl Default for Records {
@@ -83,6 +85,7 @@ impl Default for Records {
             form: Form::Unknown,
             ended: false,
             wait: 0,
+            one_line: false,
         }
     }
 }
@@ -91,6 +94,11 @@ impl Records {
     /// Of objects one after the other, from a place in a text that is no array.
     pub fn lines_from(offset: u64) -> Self {
         Self { offset, form: Form::Lines, ..Self::default() }
+    }
+
+    /// Of objects that each stand on one line, so that a text can be cut at any line end.
+    pub fn one_a_line() -> Self {
+        Self { one_line: true, ..Self::lines_from(0) }
     }
 
     /// True if the text, as far as it has been read, is one array.
@@ -165,6 +173,9 @@ impl Records {
         reader.read(&mut scanner, self.offset + self.at as u64)?;
         if scanner.at - self.at > RECORD_BYTES_LIMIT {
             return scanner.wrong(WrongKind::Size, self.at, too_long());
+        }
+        if self.one_line && memchr::memchr(b'\n', self.text[self.at..scanner.at].as_bytes()).is_some() {
+            return scanner.wrong(WrongKind::Syntax, self.at, NOT_ONE_LINE);
         }
         self.at = scanner.at;
         if self.form != Form::Lines {
@@ -245,6 +256,9 @@ impl Records {
 
 /// What is said of bytes that are no text.
 pub const NOT_UTF8: &str = "not UTF-8";
+
+/// What is said of an object on several lines where it must stand on one.
+pub const NOT_ONE_LINE: &str = "an object of a growing file stands on one line";
 
 fn too_long() -> String {
     format!("a record is longer than {} MB", RECORD_BYTES_LIMIT >> 20)

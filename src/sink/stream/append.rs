@@ -76,6 +76,9 @@ struct Position {
     since_micros: i64,
     rows: usize,
     text_bytes: usize,
+    /// How many columns it has; nothing is added to a file with fewer.
+    #[serde(default)]
+    columns: usize,
 }
 
 /// The columns that a changelog has behind those of the query.
@@ -236,6 +239,7 @@ impl Sink for AppendSink {
                 since_micros: open.since_micros,
                 rows: open.file.rows(),
                 text_bytes: open.file.text_bytes(),
+                columns: self.files.fields().len(),
             };
             (folder.clone(), serde_json::to_value(position).unwrap_or_default())
         });
@@ -246,10 +250,14 @@ impl Sink for AppendSink {
         self.folder.clear_stage()?;
         let Some(open) = position.as_object() else { return Ok(()) };
         for (folder, position) in open {
-            let Ok(Position { first, since_micros, rows, text_bytes }) = serde_json::from_value(position.clone())
+            let Ok(Position { first, since_micros, rows, text_bytes, columns }) =
+                serde_json::from_value(position.clone())
             else {
                 return Err(Error::query("the commit log holds a position that this version cannot read"));
             };
+            if columns > 0 && columns != self.files.fields().len() {
+                continue;
+            }
             let name = self.file_name(folder, first);
             let Some(bytes) = self.folder.read(&name).await? else {
                 // Someone moved it away: the rows that were shown are theirs now.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -140,7 +140,17 @@ impl Sink for ReplaceSink {
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
         for batch in saved {
             self.saved_rows += batch.num_rows();
-            self.apply(&Changes::from_weight_column(&batch)?)?;
+            let Changes { rows, weights } = Changes::from_weight_column(&batch)?;
+            // Columns may have been added since.
+            let columns = self.columns.fields().iter().map(|field| match rows.column_by_name(field.name()) {
+                Some(column) => Arc::clone(column),
+                None => new_null_array(field.data_type(), rows.num_rows()),
+            });
+            let rows = match rows.num_columns() == self.columns.fields().len() {
+                true => rows,
+                false => with_columns(&self.columns, columns.collect(), rows.num_rows())?,
+            };
+            self.apply(&Changes { rows, weights })?;
         }
         self.changed = false;
         Ok(())

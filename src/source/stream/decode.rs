@@ -1,7 +1,7 @@
-//! Bytes of a growing file → batches.
+//! Pieces of a growing file → batches.
 //!
-//! Enters: whole records of text, or row groups and batches of a binary file. Leaves: batches of the columns that
-//! the pipeline needs, matched by name. Always holds: a record that cannot be read is named, with its place.
+//! Enters: row groups, batches or blocks of a binary file; text goes on in [`super::records`]. Leaves: batches of the
+//! columns that the pipeline needs, matched by name. Always holds: a column is read in the type that the table has.
 
 use std::fs::File;
 use std::io::Cursor;
@@ -17,10 +17,14 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::file::reader::ChunkReader;
 
+use super::Read;
 use super::avro;
+use super::bad::OnError;
 use super::options::StreamOptions;
 use super::table::FileFormat;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sql_type};
+use crate::format::csv::Dialect;
+use crate::source::infer::widen;
 
 pub(super) const BATCH_ROWS: usize = 8192;
 
@@ -36,12 +40,19 @@ pub(super) enum Input {
 pub(super) struct Decoder {
     pub(super) format: FileFormat,
     /// The columns of the table.
-    table: SchemaRef,
+    pub(super) table: SchemaRef,
+    /// Where in the table those are that are read.
+    pub(super) columns: Vec<usize>,
     /// Those that are read, in the order of the table.
-    wanted: SchemaRef,
-    delimiter: u8,
-    quote: u8,
-    pub(super) header: bool,
+    pub(super) wanted: SchemaRef,
+    /// How records of CSV are written.
+    pub(super) dialect: Dialect,
+    /// A JSON object stands on one line.
+    pub(super) lines: bool,
+    /// Columns that the table does not have are told.
+    pub(super) evolve: bool,
+    /// A record that cannot be read is left out: then all of its columns must be good, not those alone that are read.
+    pub(super) lenient: bool,
 }
 
 impl Decoder {
@@ -52,8 +63,9 @@ impl Decoder {
         options: &StreamOptions,
     ) -> Result<Self> {
         let wanted = Arc::new(table.project(&columns)?);
-        let header = format == FileFormat::Csv && options.header;
-        Ok(Self { format, table, wanted, delimiter: options.delimiter, quote: options.quote, header })
+        let (dialect, lines) = (options.dialect.clone(), options.lines);
+        let (lenient, evolve) = (options.on_error != OnError::Fail, options.evolve);
+        Ok(Self { format, table, columns, wanted, dialect, lines, evolve, lenient })
     }
 
     pub(super) fn schema(&self) -> SchemaRef {
@@ -63,150 +75,6 @@ impl Decoder {
     /// True for formats whose records are parted by line ends.
     pub(super) fn is_text(&self) -> bool {
         matches!(self.format, FileFormat::Json | FileFormat::Csv)
-    }
-
-    /// The length of the whole records at the start of `text`.
-    pub(super) fn whole_records(&self, text: &[u8]) -> usize {
-        if self.format == FileFormat::Json || !text.contains(&self.quote) {
-            return text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        }
-        let (mut quoted, mut end) = (false, 0);
-        for (at, byte) in text.iter().enumerate() {
-            if *byte == self.quote {
-                quoted = !quoted;
-            } else if *byte == b'\n' && !quoted {
-                end = at + 1;
-            }
-        }
-        end
-    }
-
-    /// Where each record of `text` is; the last one may lack its line end.
-    pub(super) fn records(&self, text: &[u8]) -> Vec<std::ops::Range<usize>> {
-        let quotes = self.format == FileFormat::Csv;
-        let (mut quoted, mut from, mut records) = (false, 0, Vec::new());
-        for (at, byte) in text.iter().enumerate() {
-            if quotes && *byte == self.quote {
-                quoted = !quoted;
-            } else if *byte == b'\n' && !quoted {
-                records.push(from..at + 1);
-                from = at + 1;
-            }
-        }
-        if from < text.len() {
-            records.push(from..text.len());
-        }
-        records
-    }
-
-    /// True for text that is a record even if more comes behind it: JSON objects have an end of their own.
-    pub(super) fn is_complete(&self, text: &[u8]) -> bool {
-        self.format == FileFormat::Json
-            && text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
-            && serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok()
-    }
-
-    /// The same for one column alone.
-    pub(super) fn only(&self, column: &str) -> Self {
-        let fields: Vec<_> = self.wanted.fields().iter().filter(|field| field.name() == column).cloned().collect();
-        Self { wanted: Arc::new(Schema::new(fields)), ..self.clone() }
-    }
-
-    /// The text that a record has in a column; nothing if it has none.
-    pub(super) fn value(&self, record: &[u8], names: Option<&[String]>, column: &str) -> Option<String> {
-        if self.format == FileFormat::Csv {
-            let (schema, _) = self.csv_columns(names);
-            let mut reader = csv::ReaderBuilder::new();
-            let mut reader = reader.delimiter(self.delimiter).quote(self.quote).has_headers(false).from_reader(record);
-            let fields = reader.records().next()?.ok()?;
-            return fields.get(schema.index_of(column).ok()?).filter(|text| !text.is_empty()).map(str::to_owned);
-        }
-        match serde_json::from_slice::<serde_json::Value>(record).ok()?.get(column)? {
-            serde_json::Value::Null => None,
-            serde_json::Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        }
-    }
-
-    /// Cuts whole records into pieces of about `bytes`, to be read in parallel.
-    pub(super) fn cut(&self, text: &Bytes, bytes: usize) -> Vec<Bytes> {
-        if self.format == FileFormat::Csv && text.contains(&self.quote) {
-            return vec![text.clone()];
-        }
-        let mut pieces = Vec::new();
-        let mut rest = text.clone();
-        while rest.len() > bytes {
-            let Some(end) = rest[bytes..].iter().position(|byte| *byte == b'\n') else { break };
-            pieces.push(rest.split_to(bytes + end + 1));
-        }
-        pieces.push(rest);
-        pieces
-    }
-
-    /// Reads whole records of text. `names` is the header of the file, if it has one.
-    pub(super) fn text(&self, text: &[u8], names: Option<&[String]>) -> Result<Vec<RecordBatch>> {
-        match self.format {
-            FileFormat::Csv => self.csv(text, names),
-            _ => self.json(text),
-        }
-    }
-
-    fn json(&self, text: &[u8]) -> Result<Vec<RecordBatch>> {
-        let reader = arrow::json::ReaderBuilder::new(self.schema())
-            .with_batch_size(BATCH_ROWS)
-            .with_coerce_primitive(true)
-            .build(Cursor::new(text))?;
-        Ok(reader.collect::<Result<Vec<_>, _>>()?)
-    }
-
-    fn csv(&self, text: &[u8], names: Option<&[String]>) -> Result<Vec<RecordBatch>> {
-        let (schema, places) = self.csv_columns(names);
-        let reader = arrow::csv::ReaderBuilder::new(schema)
-            .with_batch_size(BATCH_ROWS)
-            .with_delimiter(self.delimiter)
-            .with_quote(self.quote)
-            .with_projection(places.iter().flatten().copied().collect())
-            .build(Cursor::new(text))?;
-        let batches = reader.map(|batch| self.by_name(&batch?));
-        batches.collect()
-    }
-
-    /// The columns of a file, and where among them each wanted one is.
-    fn csv_columns(&self, names: Option<&[String]>) -> (SchemaRef, Vec<Option<usize>>) {
-        let Some(names) = names else {
-            let places = self.wanted.fields().iter().map(|field| self.table.index_of(field.name()).ok());
-            return (Arc::clone(&self.table), places.collect());
-        };
-        let fields = names.iter().map(|name| match self.table.field_with_name(name) {
-            Ok(field) => field.clone(),
-            Err(_) => Field::new(name, DataType::Utf8, true),
-        });
-        let schema = Schema::new(fields.collect::<Vec<_>>());
-        let places = self.wanted.fields().iter().map(|field| schema.index_of(field.name()).ok()).collect();
-        (Arc::new(schema), places)
-    }
-
-    /// The names in the first line of a CSV file, and the length of that line; nothing while it is not there.
-    pub(super) fn header(&self, start: &[u8]) -> Result<Option<(Vec<String>, usize)>> {
-        let mut end = 0;
-        let mut quoted = false;
-        for (at, byte) in start.iter().enumerate() {
-            if *byte == self.quote {
-                quoted = !quoted;
-            } else if *byte == b'\n' && !quoted {
-                end = at + 1;
-                break;
-            }
-        }
-        if end == 0 {
-            return Ok(None);
-        }
-        let line = start[..end].strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start[..end]);
-        let mut reader = csv::ReaderBuilder::new();
-        let mut reader = reader.delimiter(self.delimiter).quote(self.quote).has_headers(false).from_reader(line);
-        let record = reader.records().next().transpose();
-        let record = record.map_err(|e| Error::query(format!("the header cannot be read: {e}")))?.unwrap_or_default();
-        Ok(Some((record.iter().map(str::to_owned).collect(), end)))
     }
 
     /// True if a file may seem to have its end before it is there.
@@ -242,7 +110,7 @@ impl Decoder {
     }
 
     /// Reads units `from..to` of a binary file.
-    pub(super) fn binary(&self, input: &Input, from: usize, to: usize) -> Result<Vec<RecordBatch>> {
+    pub(super) fn binary(&self, input: &Input, from: usize, to: usize) -> Result<Read> {
         let name = |e: std::io::Error| Error::query(format!("cannot open it: {e}"));
         match (self.format, input) {
             (FileFormat::Parquet, Input::Local(path)) => self.parquet(File::open(path).map_err(name)?, from, to),
@@ -252,7 +120,9 @@ impl Decoder {
                     Input::Local(path) => avro::read(File::open(path).map_err(name)?, from, to)?,
                     Input::Memory(bytes) => avro::read(Cursor::new(bytes), from, to)?,
                 };
-                batches.iter().map(|batch| self.by_name(batch)).collect()
+                let new = batches.first().map(|batch| self.new_fields(&batch.schema())).unwrap_or_default();
+                let batches = batches.iter().map(|batch| self.by_name(batch)).collect::<Result<_>>()?;
+                Ok(Read { batches, new, ..Read::default() })
             }
             (_, Input::Local(path)) => {
                 let file = std::io::BufReader::new(File::open(path).map_err(name)?);
@@ -262,14 +132,16 @@ impl Decoder {
         }
     }
 
-    fn parquet(&self, input: impl ChunkReader + 'static, from: usize, to: usize) -> Result<Vec<RecordBatch>> {
+    fn parquet(&self, input: impl ChunkReader + 'static, from: usize, to: usize) -> Result<Read> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(input)?;
+        let new = self.new_fields(builder.schema());
         let fields = builder.schema().fields();
         let wanted = fields.iter().enumerate().filter(|(_, field)| self.wanted.index_of(field.name()).is_ok());
         let roots: Vec<usize> = wanted.map(|(at, _)| at).collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_row_groups((from..to).collect());
-        reader.build()?.map(|batch| self.by_name(&batch?)).collect()
+        let batches = reader.build()?.map(|batch| self.by_name(&batch?)).collect::<Result<_>>()?;
+        Ok(Read { batches, new, ..Read::default() })
     }
 
     fn arrow<R: std::io::Read + std::io::Seek>(
@@ -277,25 +149,74 @@ impl Decoder {
         mut reader: FileReader<R>,
         from: usize,
         to: usize,
-    ) -> Result<Vec<RecordBatch>> {
+    ) -> Result<Read> {
+        let new = self.new_fields(&reader.schema());
         reader.set_index(from)?;
-        reader.take(to - from).map(|batch| self.by_name(&batch?)).collect()
+        let batches = reader.take(to - from).map(|batch| self.by_name(&batch?)).collect::<Result<_>>()?;
+        Ok(Read { batches, new, ..Read::default() })
+    }
+
+    /// The columns that a file has and the table does not, where OPTIONS ask for them.
+    pub(super) fn new_fields(&self, file: &Schema) -> Vec<Field> {
+        let is_new = |field: &&Arc<Field>| {
+            self.evolve && self.table.index_of(field.name()).is_err() && *field.data_type() != DataType::Null
+        };
+        file.fields().iter().filter(is_new).map(|field| field.as_ref().clone().with_nullable(true)).collect()
+    }
+
+    /// A column of a file in the type of the table, if that holds all values of its type.
+    fn convert(&self, column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
+        let (theirs, ours) = (column.data_type(), field.data_type());
+        if theirs == ours {
+            return Ok(Arc::clone(column));
+        }
+        if !holds(ours, theirs) {
+            return Err(Error::query(format!(
+                "column {} is {} there, and {} in the table",
+                field.name(),
+                sql_type(theirs),
+                sql_type(ours)
+            ))
+            .hint("declare the column in a type that holds both, such as VARCHAR, and start anew with --fresh"));
+        }
+        let safe = CastOptions { safe: false, ..CastOptions::default() };
+        cast_with_options(column, ours, &safe)
+            .map_err(|e| Error::query(format!("column {}: {}", field.name(), Error::from(e).message)))
     }
 
     /// The wanted columns, in their types; one that the file lacks is NULL.
-    fn by_name(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let safe = CastOptions { safe: false, ..CastOptions::default() };
+    pub(super) fn by_name(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.wanted.fields().iter().map(|field| -> Result<ArrayRef> {
             match batch.column_by_name(field.name()) {
-                Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-                Some(column) => cast_with_options(column, field.data_type(), &safe)
-                    .map_err(|e| Error::query(format!("column {}: {}", field.name(), Error::from(e).message))),
+                Some(column) => self.convert(column, field),
                 None if field.is_nullable() => Ok(new_null_array(field.data_type(), batch.num_rows())),
                 None => Err(Error::query(format!("column {} is missing, and it is NOT NULL", field.name()))),
             }
         });
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(self.schema(), columns.collect::<Result<_>>()?, &options)?)
+    }
+}
+
+/// True if a column of type `ours` holds values of type `theirs` as they are; whole numbers are checked one by one.
+fn holds(ours: &DataType, theirs: &DataType) -> bool {
+    use DataType::*;
+    let text = |kind: &DataType| matches!(kind, Utf8 | LargeUtf8 | Utf8View);
+    let binary = |kind: &DataType| matches!(kind, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
+    let list = |kind: &DataType| matches!(kind, List(_) | LargeList(_) | FixedSizeList(_, _) | ListView(_));
+    match (ours, theirs) {
+        (_, Null) => true,
+        (_, Dictionary(_, value)) => holds(ours, value),
+        _ if text(ours) => !theirs.is_nested(),
+        _ if text(theirs) => false,
+        (Timestamp(ours, _), Timestamp(theirs, _)) => ours >= theirs,
+        (Decimal128(_, ours), Decimal128(_, theirs)) => ours >= theirs,
+        (Date32, Date64) | (Date64, Date32) => true,
+        (Time32(_) | Time64(_), Time32(_) | Time64(_)) => true,
+        (Struct(_), Struct(_)) | (Map(_, _), Map(_, _)) => true,
+        _ if ours.is_integer() && theirs.is_integer() => true,
+        _ if binary(ours) && binary(theirs) || list(ours) && list(theirs) => true,
+        _ => widen(ours, theirs, false).is_some_and(|both| both == *ours),
     }
 }
 

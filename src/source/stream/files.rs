@@ -1,9 +1,11 @@
 //! A folder, a glob or a file that grows.
 //!
 //! Enters: listings. Leaves: pieces of files: whole lines of text, row groups of Parquet, batches of Arrow. Always
-//! holds: a piece is given once; a line that is not finished waits, and so does a binary file without its end.
+//! holds: a piece is given once; a line that is not finished waits, and so does a binary file without its end. A file
+//! of compressed text is one piece.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::Read as _;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, StringArray, UInt64Array};
@@ -11,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -18,13 +21,14 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use super::decode::Input;
 use super::listing::Listing;
 use super::text::{TextFile, TextReader};
-use super::{Read, Source, StreamOptions, blocking};
+use super::{Read, Source, StreamOptions, Waiting, blocking};
 use crate::checkpoint::Saved;
 use crate::config::QUIET_MICROS;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::{FileSlice, OffsetRange};
-use crate::source::Location;
+use crate::source::infer::display_path;
+use crate::source::{FileKind, Location};
 
 /// Files that are read at the same time.
 const READING_FILES: usize = 4;
@@ -56,6 +60,9 @@ pub(super) struct Files {
     read: HashMap<FileKey, Bytes>,
     /// A line without its end was left, whose file may be quiet soon.
     unfinished: bool,
+    taking_since: Option<i64>,
+    /// The file that was taken last.
+    last: Option<String>,
 }
 
 type FileKey = (String, u64, u64);
@@ -80,6 +87,8 @@ impl Files {
             waiting: VecDeque::new(),
             read,
             unfinished: false,
+            taking_since: None,
+            last: None,
         }
     }
 
@@ -137,16 +146,60 @@ impl Files {
         Ok(Some((slice, sum)))
     }
 
+    /// How a text file is compressed.
+    fn compression(&self, path: &Path) -> FileCompressionType {
+        FileKind::forced("JSON", path.as_ref()).compression
+    }
+
+    /// True for a text file whose end has to be there before it can be read.
+    fn is_taken_whole(&self, path: &Path) -> bool {
+        self.reader.decoder.is_text() && (!self.reader.decoder.lines || self.compression(path).is_compressed())
+    }
+
+    /// The text of a file that is taken whole; nothing while it is not all there.
+    async fn whole_text(&self, path: &Path) -> Result<Option<Bytes>> {
+        let bytes = self.store.get(path).await?.bytes().await?;
+        let compression = self.compression(path);
+        if !compression.is_compressed() {
+            return Ok(Some(bytes));
+        }
+        blocking(move || {
+            let mut text = Vec::new();
+            let read = compression.convert_read(std::io::Cursor::new(bytes))?.read_to_end(&mut text);
+            Ok(read.is_ok().then(|| Bytes::from(text)))
+        })
+        .await
+    }
+
+    /// A file that is taken whole, once nobody writes to it.
+    async fn whole_slice(&mut self, file: &ObjectMeta, now_micros: i64) -> Result<Option<FileSlice>> {
+        if !is_quiet(file, now_micros) {
+            self.unfinished = true;
+            return Ok(None);
+        }
+        let Some(text) = self.whole_text(&file.location).await? else { return Ok(None) };
+        let (path, to) = (file.location.to_string(), text.len() as u64);
+        self.read.insert((path.clone(), 0, to), text);
+        Ok(Some(FileSlice { path, from: 0, to, bytes: to, last: true, file: None }))
+    }
+
     /// The whole lines of a text file within the limits.
     async fn text_slice(&mut self, file: &ObjectMeta, bytes: u64, now_micros: i64) -> Result<Option<FileSlice>> {
+        if self.is_taken_whole(&file.location) {
+            return self.whole_slice(file, now_micros).await;
+        }
         let path = file.location.to_string();
         let from = self.taken.get(&path).map_or(0, |taken| taken.to);
         if file.size < from {
-            return Err(Error::query(format!("/{path} was cut: it has {} bytes, and {from} were taken", file.size))
-                .hint("files of a stream grow or stay; start anew with --fresh to take what is there now"));
+            return Err(Error::query(format!(
+                "{} was cut: it has {} bytes, and {from} were taken",
+                display_path(&path),
+                file.size
+            ))
+            .hint("files of a stream grow or stay; start anew with --fresh to take what is there now"));
         }
         let text = TextFile::Stored(Arc::clone(&self.store), file.location.clone());
-        let mut whole = self.reader.whole(&text, &format!("/{path}"), from, file.size, bytes).await?;
+        let mut whole = self.reader.whole(&text, &display_path(&path), from, file.size, bytes).await?;
         if whole.is_none() && is_quiet(file, now_micros) {
             // Nobody is writing: the last line needs no line end.
             whole = Some(text.range(from..file.size).await?);
@@ -162,20 +215,27 @@ impl Files {
     }
 
     async fn read_slice(&self, slice: &FileSlice) -> Result<Read> {
-        let name = format!("/{}", slice.path);
+        let name = display_path(&slice.path);
         let located = |error: Error| Error { message: format!("{name}: {}", error.message), ..error };
         let path = Path::parse(&slice.path).map_err(|e| Error::query(e.to_string()))?;
         if self.reader.decoder.is_text() {
             let known = self.read.get(&(slice.path.clone(), slice.from, slice.to)).cloned();
-            return self.reader.read(&TextFile::Stored(Arc::clone(&self.store), path), &name, slice, known).await;
+            if !self.is_taken_whole(&path) {
+                return self.reader.read(&TextFile::Stored(Arc::clone(&self.store), path), &name, slice, known).await;
+            }
+            let text = match known {
+                Some(text) => Some(text),
+                None => self.whole_text(&path).await.map_err(located)?,
+            };
+            let text = text.ok_or_else(|| located(Error::query("it is not whole any more")))?;
+            return self.reader.read(&TextFile::Memory(text), &name, slice, None).await;
         }
         let local = self.location.local_path().is_some();
         let bytes = if local { None } else { Some(self.store.get(&path).await?.bytes().await?) };
         let input = self.input(&path, bytes);
         let (from, to) = (slice.from as usize, slice.to as usize);
         let decoder = self.reader.decoder.clone();
-        let batches = blocking(move || decoder.binary(&input, from, to)).await.map_err(located)?;
-        Ok(batches.into())
+        blocking(move || decoder.binary(&input, from, to)).await.map_err(located)
     }
 }
 
@@ -196,16 +256,19 @@ impl Source for Files {
             self.unfinished = false;
             self.list(now_micros).await?;
         }
+        self.taking_since = None;
         let limits = self.options.limits.clone();
         let (mut slices, mut rows, mut bytes) = (Vec::new(), 0, 0);
         while let Some(file) = self.waiting.front().cloned() {
             if slices.len() >= limits.files || rows >= limits.rows || bytes >= limits.bytes {
                 break;
             }
+            let before = slices.len();
             let more = if self.reader.decoder.is_text() {
                 let slice = self.text_slice(&file, limits.bytes - bytes, now_micros).await?;
-                let more =
-                    slice.as_ref().is_some_and(|slice| slice.to < file.size && slice.bytes >= limits.bytes - bytes);
+                let more = slice
+                    .as_ref()
+                    .is_some_and(|slice| !slice.last && slice.to < file.size && slice.bytes >= limits.bytes - bytes);
                 slices.extend(slice);
                 more
             } else {
@@ -216,6 +279,10 @@ impl Source for Files {
                 more
             };
             bytes = slices.iter().map(|slice| slice.bytes).sum();
+            if slices.len() > before {
+                let written = file.last_modified.timestamp_micros();
+                self.taking_since = Some(self.taking_since.map_or(written, |since| since.min(written)));
+            }
             if more {
                 break;
             }
@@ -230,6 +297,7 @@ impl Source for Files {
             let taken = Taken { to: slice.to, done: slice.last };
             self.taken.insert(slice.path.clone(), taken);
             self.changed.push(slice.path.clone());
+            self.last = Some(slice.path.clone());
         }
         Ok(())
     }
@@ -242,28 +310,39 @@ impl Source for Files {
         let OffsetRange::Files(slices) = range else { return Err(Error::query("not a range of files")) };
         let mut reading = futures::stream::FuturesOrdered::new();
         let mut read = Read::default();
-        let mut add = |more: Option<Read>| {
-            let more = more.unwrap_or_default();
-            read.batches.extend(more.batches);
-            read.bad.extend(more.bad);
-        };
         for slice in slices {
             if reading.len() == READING_FILES {
-                add(reading.try_next().await?);
+                read.add(reading.try_next().await?.unwrap_or_default());
             }
             reading.push_back(self.read_slice(slice));
         }
         while let Some(more) = reading.try_next().await? {
-            add(Some(more));
+            read.add(more);
         }
         Ok(read)
     }
 
-    fn waiting_bytes(&self) -> u64 {
-        self.waiting
-            .iter()
-            .map(|file| file.size - self.taken.get(file.location.as_ref()).map_or(0, |t| t.to.min(file.size)))
-            .sum()
+    fn waiting(&self) -> Waiting {
+        let text = self.reader.decoder.is_text();
+        // The units of other formats are no bytes.
+        let taken = |file: &ObjectMeta| match self.taken.get(file.location.as_ref()) {
+            Some(taken) if text => taken.to.min(file.size),
+            _ => 0,
+        };
+        let bytes = self.waiting.iter().map(|file| file.size - taken(file)).sum();
+        let since_micros = self.waiting.iter().map(|file| file.last_modified.timestamp_micros()).min();
+        Waiting { bytes, rows: None, since_micros }
+    }
+
+    fn taking_since(&self) -> Option<i64> {
+        self.taking_since
+    }
+
+    fn position(&self) -> serde_json::Value {
+        match &self.last {
+            Some(last) => serde_json::json!({ "files": self.taken.len(), "last": display_path(last) }),
+            None => serde_json::json!({ "files": self.taken.len() }),
+        }
     }
 
     fn is_waiting(&self) -> bool {

@@ -15,12 +15,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::text::{TextFile, TextReader, read_at};
-use super::{Read, Source, StreamOptions};
+use super::{Read, Source, StreamOptions, Waiting};
 use crate::checkpoint::Saved;
 use crate::config::QUIET_MICROS;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::{FileMark, FileSlice, OffsetRange};
+use crate::source::infer::display_path;
 
 /// How much of the start of a file, and of the end of what was taken, says that it is the same file.
 const MARK_BYTES: u64 = 1024;
@@ -43,6 +44,8 @@ pub(super) struct Follow {
     changed: bool,
     unfinished: bool,
     waiting: u64,
+    /// When what is taken now was written, or the last of it: the file does not tell of the others.
+    taking_since: Option<i64>,
     /// What was read to find where lines end.
     read: Option<(FileSlice, Bytes)>,
 }
@@ -50,11 +53,22 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(path: PathBuf, reader: TextReader, options: StreamOptions) -> Self {
         let (position, file, read) = (None, None, None);
-        Self { path, reader, options, position, file, changed: false, unfinished: false, waiting: 0, read }
+        Self {
+            path,
+            reader,
+            options,
+            position,
+            file,
+            changed: false,
+            unfinished: false,
+            waiting: 0,
+            taking_since: None,
+            read,
+        }
     }
 
     fn name(&self) -> String {
-        self.path.display().to_string()
+        display_path(self.path.display().to_string().trim_start_matches('/'))
     }
 
     fn io(&self, error: &std::io::Error) -> Error {
@@ -169,6 +183,7 @@ impl Follow {
     async fn slice(&mut self, now_micros: i64) -> Result<Option<FileSlice>> {
         self.unfinished = false;
         self.waiting = 0;
+        self.taking_since = None;
         loop {
             let Some((file, position)) = self.current()? else { return Ok(None) };
             let found = file.metadata().map_err(|e| self.io(&e))?;
@@ -204,10 +219,12 @@ impl Follow {
     fn take(&mut self, file: &File, position: Position, text: Bytes) -> Result<FileSlice> {
         let bytes = text.len() as u64;
         let to = position.to + bytes;
-        let path = self.name().trim_start_matches('/').to_owned();
+        let path = self.path.display().to_string().trim_start_matches('/').to_owned();
         let mark = mark(file, position.mark.inode, to)?;
         let slice = FileSlice { path, from: position.to, to, bytes, last: false, file: Some(mark) };
         self.read = Some((slice.clone(), text));
+        let found = file.metadata().map_err(|e| self.io(&e))?;
+        self.taking_since = Some(found.mtime() * 1_000_000 + found.mtime_nsec() / 1000);
         Ok(slice)
     }
 }
@@ -279,8 +296,7 @@ impl Source for Follow {
                 .hint("bring the file back, or start anew with --fresh: outputs are then written again"));
             };
             let more = self.reader.read(&TextFile::Open(file), &self.name(), slice, known).await?;
-            read.batches.extend(more.batches);
-            read.bad.extend(more.bad);
+            read.add(more);
         }
         Ok(read)
     }
@@ -293,8 +309,19 @@ impl Source for Follow {
         self.unfinished
     }
 
-    fn waiting_bytes(&self) -> u64 {
-        self.waiting
+    fn waiting(&self) -> Waiting {
+        let since_micros = self.taking_since.filter(|_| self.waiting > 0);
+        Waiting { bytes: self.waiting, rows: None, since_micros }
+    }
+
+    fn taking_since(&self) -> Option<i64> {
+        self.taking_since
+    }
+
+    fn position(&self) -> serde_json::Value {
+        let inode = self.position.map(|position| position.mark.inode);
+        let to = self.position.map(|position| position.to);
+        serde_json::json!({ "file": self.name(), "inode": inode, "to_byte": to })
     }
 
     fn save(&mut self) -> Result<Saved> {

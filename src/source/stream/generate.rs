@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, Timest
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 
-use super::{Read, Source, StreamOptions};
+use super::{Read, Source, StreamOptions, Waiting};
 use crate::checkpoint::Saved;
 use crate::error::{Error, Result};
 use crate::offset::OffsetRange;
@@ -24,11 +24,13 @@ pub(super) struct Clock {
     rows_per_second: u64,
     /// When row 0 was due, in microseconds since 1970.
     start_micros: Option<i64>,
+    /// The row behind the last one that was due when it was asked last.
+    due: u64,
 }
 
 impl Clock {
     pub(super) fn new(rows_per_second: u64) -> Self {
-        Self { rows_per_second, start_micros: None }
+        Self { rows_per_second, start_micros: None, due: 0 }
     }
 
     /// A row's own time: microseconds since 1970 by its number, so that it does not depend on when it is read.
@@ -43,7 +45,15 @@ impl Clock {
         let due_at_start = self.micros(next);
         let start = *self.start_micros.get_or_insert(now_micros - due_at_start - MICROS / 10);
         let passed = u128::try_from(now_micros - start).unwrap_or(0);
-        u64::try_from(passed * u128::from(self.rows_per_second) / MICROS as u128).unwrap_or(u64::MAX)
+        self.due = u64::try_from(passed * u128::from(self.rows_per_second) / MICROS as u128).unwrap_or(u64::MAX);
+        self.due
+    }
+
+    /// Rows that are due behind `next`.
+    pub(super) fn waiting(&self, next: u64, options: &StreamOptions) -> Waiting {
+        let rows = self.due.min(options.rows.unwrap_or(u64::MAX)).saturating_sub(next);
+        let since = self.start_micros.filter(|_| rows > 0).map(|start| start.saturating_add(self.micros(next)));
+        Waiting { bytes: 0, rows: Some(rows), since_micros: since }
     }
 }
 
@@ -130,6 +140,14 @@ impl Source for Rate {
             at = end;
         }
         Ok(batches.into())
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.clock.waiting(self.next, &self.options)
+    }
+
+    fn position(&self) -> serde_json::Value {
+        serde_json::json!({ "rows": self.next })
     }
 
     fn is_finished(&self) -> bool {

@@ -14,7 +14,7 @@ use nexmark::config::NexmarkConfig;
 use nexmark::event::{Event, EventType};
 
 use super::generate::{Clock, rows_due};
-use super::{Read, Source, StreamOptions, blocking};
+use super::{Read, Source, StreamOptions, Waiting, blocking};
 use crate::checkpoint::Saved;
 use crate::error::{Error, Result};
 use crate::offset::OffsetRange;
@@ -168,6 +168,17 @@ impl Source for Nexmark {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let batches: Vec<RecordBatch> = stream::iter(pieces).buffered(threads).try_collect().await?;
         Ok(batches.into())
+    }
+
+    fn waiting(&self) -> Waiting {
+        match (&self.clock, self.options.rows) {
+            (Some(clock), _) => clock.waiting(self.next, &self.options),
+            (None, rows) => Waiting { rows: rows.map(|rows| rows - self.next.min(rows)), ..Waiting::default() },
+        }
+    }
+
+    fn position(&self) -> serde_json::Value {
+        serde_json::json!({ "rows": self.next })
     }
 
     fn is_finished(&self) -> bool {

@@ -4,9 +4,12 @@
 
 use std::collections::HashMap;
 
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+
 use super::bad::OnError;
 use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, SPOOL_BYTES, SPOOL_LEAST_BYTES, parse_bytes};
 use crate::error::{Error, Result, near_name};
+use crate::format::csv::{Dialect, Encoding, canonical_option};
 
 /// How much an epoch takes from one source at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +29,12 @@ pub struct StreamOptions {
     pub limits: Limits,
     /// Files are taken in the order of their modification times, not of their names.
     pub by_time: bool,
-    /// CSV: the character between fields.
-    pub delimiter: u8,
-    /// CSV: the character around fields.
-    pub quote: u8,
-    /// CSV: the first line of each file names the columns.
-    pub header: bool,
+    /// CSV: how records are written.
+    pub dialect: Dialect,
+    /// JSON: an object stands on one line; else files are taken whole.
+    pub lines: bool,
+    /// Columns that come later are added to the table; else they are left out.
+    pub evolve: bool,
     /// Generators: rows a second, if they are given.
     pub rows_per_second: Option<u64>,
     /// Generators: how many rows there are in all; nothing: no end.
@@ -55,9 +58,9 @@ impl Default for StreamOptions {
         Self {
             limits: Limits { rows: EPOCH_ROWS, bytes: EPOCH_BYTES, files: EPOCH_FILES },
             by_time: false,
-            delimiter: b',',
-            quote: b'"',
-            header: true,
+            dialect: Dialect { repair: false, ..Dialect::default() },
+            lines: true,
+            evolve: false,
             rows_per_second: None,
             rows: None,
             seed: 0,
@@ -70,14 +73,12 @@ impl Default for StreamOptions {
     }
 }
 
-const NAMES: [&str; 16] = [
+/// The options of every growing table.
+const NAMES: [&str; 14] = [
     "max_rows_per_epoch",
     "max_bytes_per_epoch",
     "max_files_per_epoch",
     "order",
-    "delimiter",
-    "quote",
-    "has_header",
     "rows_per_second",
     "rows",
     "seed",
@@ -87,15 +88,41 @@ const NAMES: [&str; 16] = [
     "dead_letter",
     "on_truncate",
     "max_spool_bytes",
+    "schema",
+];
+
+/// Those of CSV, as for tables at rest.
+const CSV_NAMES: [&str; 14] = [
+    "delimiter",
+    "quote",
+    "escape",
+    "comment",
+    "has_header",
+    "skip",
+    "trailing_delimiter",
+    "nullstr",
+    "dateformat",
+    "timestampformat",
+    "decimal_separator",
+    "thousands",
+    "null_padding",
+    "encoding",
 ];
 
 impl StreamOptions {
-    /// Reads OPTIONS (…).
-    pub fn read(options: &HashMap<String, String>) -> Result<Self> {
+    /// Reads OPTIONS (…) of a table of that format.
+    pub fn read(options: &HashMap<String, String>, format: &str) -> Result<Self> {
         let mut this = Self::default();
         for (name, value) in options {
-            let name = name.strip_prefix("format.").unwrap_or(name);
-            this.set(name, value.trim())?;
+            if format != "CSV" || csv_option(name).is_none() {
+                this.set(plain(name), value.trim(), format)?;
+            }
+        }
+        this.set_dialect(Dialect::from_options(&csv_options(options))?)?;
+        if !this.lines && (this.on_error != OnError::Fail || this.dead_letter.is_some()) {
+            return Err(Error::sql("with 'newline_delimited' 'false' no record can be left out")
+                .note("where one that cannot be read ends is known by its line alone")
+                .hint("leave out on_error and dead_letter"));
         }
         match (this.on_error, &this.dead_letter, options.contains_key("on_error")) {
             (OnError::DeadLetter, None, _) => Err(Error::sql("'on_error' 'dead_letter' wants a folder")
@@ -109,15 +136,21 @@ impl StreamOptions {
         }
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+    /// How CSV files are written.
+    pub(super) fn set_dialect(&mut self, dialect: Dialect) -> Result<()> {
+        if dialect.encoding != Encoding::Utf8 {
+            return Err(Error::sql(format!("a growing table cannot be read as {}", dialect.encoding))
+                .hint("it is UTF-8; iconv converts from others"));
+        }
+        // A repair depends on the rows around, and those on how the input is cut into epochs.
+        self.dialect = Dialect { repair: false, ..dialect };
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &str, format: &str) -> Result<()> {
         let wrong = |means: &str| Error::sql(format!("the option {name} cannot be '{value}'")).hint(means.to_owned());
         let number = || value.replace('_', "").parse::<u64>().ok().filter(|n| *n > 0);
         let count = || number().ok_or_else(|| wrong("it is a number above 0"));
-        let byte = || match value.as_bytes() {
-            [byte] => Ok(*byte),
-            b"\\t" => Ok(b'\t'),
-            _ => Err(wrong("it is one character")),
-        };
         let truth = || value.parse::<bool>().map_err(|_| wrong("it is true or false"));
         match name {
             "max_rows_per_epoch" => self.limits.rows = count()?,
@@ -130,9 +163,6 @@ impl StreamOptions {
                     _ => return Err(wrong("order is 'name' or 'time'")),
                 }
             }
-            "delimiter" => self.delimiter = byte()?,
-            "quote" => self.quote = byte()?,
-            "has_header" => self.header = truth()?,
             "rows_per_second" => self.rows_per_second = Some(count()?),
             "rows" => self.rows = Some(count()?),
             "seed" => self.seed = value.parse().map_err(|_| wrong("it is a whole number"))?,
@@ -153,21 +183,57 @@ impl StreamOptions {
                     _ => return Err(wrong("on_truncate is 'fail' or 'restart'")),
                 }
             }
+            "schema" => {
+                self.evolve = match value {
+                    "ignore" => false,
+                    "evolve" if format == "CSV" => {
+                        return Err(wrong("new columns are found in JSON, Parquet, Arrow and Avro: CSV has no types"));
+                    }
+                    "evolve" => true,
+                    _ => return Err(wrong("schema is 'ignore' or 'evolve'")),
+                }
+            }
             "max_spool_bytes" => {
                 let bytes = parse_bytes(value).ok().filter(|bytes| *bytes >= SPOOL_LEAST_BYTES);
                 self.spool_bytes = bytes.ok_or_else(|| wrong("such as 1GB, and at least 1MB"))? as u64;
             }
-            "newline_delimited" => {
-                truth()?.then_some(()).ok_or_else(|| wrong("a stream of JSON has an object a line"))?;
+            "compression" if ["CSV", "JSON"].contains(&format) => {
+                // The ending of each file tells.
+                let _: FileCompressionType = value.parse().map_err(|_| wrong("it is gzip, bzip2, xz or zstd"))?;
             }
-            _ => {
-                let error = Error::sql(format!("an unbounded table has no option '{name}'"));
-                return Err(match near_name(name, NAMES) {
-                    Some(near) => error.hint(format!("did you mean {near}?")),
-                    None => error.hint(format!("options are {}", NAMES.join(", "))),
-                });
-            }
+            "newline_delimited" if format == "JSON" => self.lines = truth()?,
+            _ => return Err(unknown(name, format)),
         }
         Ok(())
+    }
+}
+
+/// The name of an option as users write it.
+pub(super) fn plain(name: &str) -> &str {
+    name.strip_prefix("format.").unwrap_or(name)
+}
+
+/// The options among these that say how records of CSV are written, by their one name.
+pub fn csv_options(options: &HashMap<String, String>) -> HashMap<String, String> {
+    let own = options.iter().filter_map(|(name, value)| Some((csv_option(name)?.to_owned(), value.clone())));
+    own.collect()
+}
+
+/// The name of an option of CSV.
+fn csv_option(name: &str) -> Option<&'static str> {
+    let canonical = canonical_option(plain(name));
+    CSV_NAMES.into_iter().find(|known| *known == canonical)
+}
+
+fn unknown(name: &str, format: &str) -> Error {
+    let error = Error::sql(format!("an unbounded table STORED AS {format} has no option '{name}'"));
+    if ["ignore_errors", "store_rejects", "repair"].contains(&name) {
+        return error.hint("'on_error' says what becomes of records that cannot be read: fail, skip or dead_letter");
+    }
+    let csv = if format == "CSV" { CSV_NAMES.as_slice() } else { &[] };
+    let names: Vec<&str> = csv.iter().chain(&NAMES).copied().collect();
+    match near_name(name, names.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean {near}?")),
+        None => error.hint(format!("options are {}", names.join(", "))),
     }
 }

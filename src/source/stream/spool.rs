@@ -15,8 +15,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use async_trait::async_trait;
 
 use super::decode::Decoder;
+use super::table::FileFormat;
 use super::text::{TextFile, TextReader, read_at};
-use super::{Read, Source, StreamOptions, blocking};
+use super::{Read, Source, StreamOptions, Waiting, blocking};
 use crate::checkpoint::Saved;
 use crate::config::RECORD_BYTES_LIMIT;
 use crate::durable::Folder;
@@ -236,7 +237,7 @@ impl Writer {
     /// Adds whole records to the segment, or to the next one if it is full.
     fn write(&mut self, records: &[u8]) -> std::io::Result<()> {
         let full = SEGMENT_BYTES.min(self.spool_bytes / 8);
-        if self.header.is_none() && self.decoder.header {
+        if self.header.is_none() && self.decoder.format == FileFormat::Csv {
             let header = self.decoder.header(records).ok().flatten();
             self.header = Some(records[..header.map_or(0, |(_, length)| length)].to_vec());
         }
@@ -331,8 +332,7 @@ impl Source for Spool {
         for slice in slices {
             let number = Self::number(&slice.path, &self.name).unwrap_or_default();
             let more = self.reader.read(&self.open(number)?, &self.title(), slice, None).await?;
-            read.batches.extend(more.batches);
-            read.bad.extend(more.bad);
+            read.add(more);
         }
         Ok(read)
     }
@@ -353,9 +353,14 @@ impl Source for Spool {
         !self.is_finished()
     }
 
-    fn waiting_bytes(&self) -> u64 {
+    fn waiting(&self) -> Waiting {
         let spooled = self.shared.lock();
-        spooled.bytes().saturating_sub(spooled.before(self.position))
+        let bytes = spooled.bytes().saturating_sub(spooled.before(self.position));
+        Waiting { bytes, ..Waiting::default() }
+    }
+
+    fn position(&self) -> serde_json::Value {
+        serde_json::json!({ "segment": self.position.segment, "to_byte": self.position.to })
     }
 
     fn wants_checkpoint(&self) -> bool {

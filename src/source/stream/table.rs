@@ -3,11 +3,14 @@
 //! Enters: CREATE UNBOUNDED EXTERNAL TABLE. Leaves: its columns, inferred from what is there where they are not
 //! declared. Always holds: it cannot be scanned as a table at rest; a pipeline reads it.
 
+use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::Result as DfResult;
@@ -17,9 +20,14 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
 use super::nexmark::NexmarkKind;
-use super::options::StreamOptions;
-use crate::error::{Error, Result};
-use crate::source::Location;
+use super::options::{StreamOptions, plain};
+use crate::checkpoint::FoundTable;
+use crate::error::{Error, Result, sql_type};
+use crate::format::csv::canonical_option;
+use crate::source::{FileKind, Location};
+
+/// What is said of a table that reads standard input.
+pub const STANDARD_INPUT: &str = "standard input";
 
 /// The formats of files that streams are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,32 +59,62 @@ pub(super) enum Kind {
     Nexmark(NexmarkKind),
 }
 
+/// What was found of a growing table in what was there.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Its columns.
+    pub columns: SchemaRef,
+    /// How its CSV files are written, as options.
+    pub options: Vec<(String, String)>,
+}
+
+/// The columns of growing tables, by their names, as they were found when their pipeline was first run: what came
+/// since does not change them.
+#[derive(Debug, Default)]
+pub struct Remembered(Mutex<HashMap<String, Look>>);
+
+impl Remembered {
+    /// Remembers the columns of a table.
+    pub fn put(&self, table: String, look: Look) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(table, look);
+    }
+
+    fn get(&self, table: &str) -> Option<Look> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(table).cloned()
+    }
+}
+
 /// An unbounded table.
 #[derive(Debug)]
 pub struct StreamTable {
     kind: Kind,
     columns: SchemaRef,
     options: StreamOptions,
+    /// The columns were found, and not declared.
+    found: bool,
 }
 
 impl StreamTable {
-    /// The table of a statement; `inferred` finds the columns of what is there, should none be declared.
+    /// The table of a statement; `look` finds the columns of what is there, should none be declared.
     pub async fn create(
+        state: &dyn Session,
         cmd: &CreateExternalTable,
-        inferred: impl Future<Output = DfResult<Arc<dyn TableProvider>>>,
+        look: impl Future<Output = Result<Look>>,
     ) -> Result<Self> {
-        let options = StreamOptions::read(&cmd.options)?;
+        let mut options = StreamOptions::read(&cmd.options, &cmd.file_type)?;
         let declared = Arc::clone(cmd.schema.inner());
         let kind = match cmd.file_type.as_str() {
             "RATE" => Kind::Rate,
             "NEXMARK" => Kind::nexmark(cmd, &options)?,
-            "JSON" => Kind::files(cmd, FileFormat::Json)?,
-            "CSV" => Kind::files(cmd, FileFormat::Csv)?,
-            "PARQUET" => Kind::files(cmd, FileFormat::Parquet)?,
-            "ARROW" => Kind::files(cmd, FileFormat::Arrow)?,
-            "AVRO" => Kind::files(cmd, FileFormat::Avro)?,
+            "JSON" => Kind::files(cmd, FileFormat::Json, options.lines)?,
+            "CSV" => Kind::files(cmd, FileFormat::Csv, true)?,
+            "PARQUET" => Kind::files(cmd, FileFormat::Parquet, true)?,
+            "ARROW" => Kind::files(cmd, FileFormat::Arrow, true)?,
+            "AVRO" => Kind::files(cmd, FileFormat::Avro, true)?,
             other => return Err(Error::sql(format!("a stream cannot be STORED AS {other}"))),
         };
+        let mut found = false;
+        let known = state.config().get_extension::<Remembered>().and_then(|known| known.get(&cmd.name.to_string()));
         let columns = match (&kind, declared.fields().is_empty()) {
             (Kind::Rate, true) => Rate::columns(),
             (Kind::Rate, false) => return Err(Error::sql("STORED AS RATE has columns of its own: value and ts")),
@@ -84,21 +122,55 @@ impl StreamTable {
             (Kind::Nexmark(_), false) => {
                 return Err(Error::sql("STORED AS NEXMARK has columns of its own, those of the benchmark"));
             }
-            (_, false) => declared,
+            (_, false) => match known.filter(|known| options.evolve && begins_with(&known.columns, &declared)) {
+                // Columns were added to those that are declared.
+                Some(known) => {
+                    found = true;
+                    known.columns
+                }
+                None => declared,
+            },
             (Kind::Pipe { .. }, true) => {
                 return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
                     .note("a pipe cannot be looked at before it is read")
                     .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
             }
             (_, true) => {
-                let found = inferred.await.map_err(|error| {
-                    Error::from(error)
-                        .note(format!("the columns of {} are not declared, and not found there", cmd.name))
-                })?;
-                found.schema()
+                found = true;
+                let look = match known {
+                    Some(known) => known,
+                    None => look.await.map_err(|error| {
+                        error.note(format!("the columns of {} are not declared, and not found there", cmd.name))
+                    })?,
+                };
+                let given: Vec<&str> = cmd.options.keys().map(|name| canonical_option(plain(name))).collect();
+                let new = look.options.into_iter().filter(|(name, _)| !given.contains(&name.as_str()));
+                options = StreamOptions::read(&cmd.options.clone().into_iter().chain(new).collect(), &cmd.file_type)?;
+                look.columns
             }
         };
-        Ok(Self { kind, columns, options })
+        Ok(Self { kind, columns, options, found })
+    }
+
+    /// The same with more columns, to be planned anew.
+    pub fn with_columns(&self, new: &[Field]) -> Look {
+        let fields = self.columns.fields().iter().map(|field| field.as_ref().clone()).chain(new.iter().cloned());
+        Look { columns: Arc::new(Schema::new(fields.collect::<Vec<_>>())), options: self.written() }
+    }
+
+    /// How its files are written, as options.
+    fn written(&self) -> Vec<(String, String)> {
+        let csv = matches!(
+            self.kind,
+            Kind::Files { format: FileFormat::Csv, .. } | Kind::Follow { format: FileFormat::Csv, .. }
+        );
+        let options = if csv { self.options.dialect.found_options() } else { Vec::new() };
+        options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// What is to be kept of its columns: nothing if they are those that are declared.
+    pub fn look(&self) -> Option<Look> {
+        self.found.then(|| Look { columns: Arc::clone(&self.columns), options: self.written() })
     }
 
     pub(super) fn kind(&self) -> &Kind {
@@ -113,6 +185,15 @@ impl StreamTable {
     /// What OPTIONS say.
     pub fn options(&self) -> &StreamOptions {
         &self.options
+    }
+
+    /// The pipe that it reads, which gives its bytes once.
+    pub fn pipe(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Pipe { path: Some(path), .. } => Some(path.display().to_string()),
+            Kind::Pipe { path: None, .. } => Some(STANDARD_INPUT.to_owned()),
+            _ => None,
+        }
     }
 
     /// What it is, in one line: a state that was made for one table is not used for another.
@@ -134,8 +215,34 @@ impl StreamTable {
     }
 }
 
+fn begins_with(columns: &SchemaRef, first: &SchemaRef) -> bool {
+    columns.fields().iter().zip(first.fields()).filter(|(a, b)| a == b).count() == first.fields().len()
+}
+
+impl Look {
+    /// The same, to be kept in a state.
+    pub fn to_record(&self) -> Result<FoundTable> {
+        let mut writer = StreamWriter::try_new(Vec::new(), &self.columns)?;
+        writer.finish()?;
+        let schema = writer.into_inner()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let columns =
+            self.columns.fields().iter().map(|field| format!("{} {}", field.name(), sql_type(field.data_type())));
+        Ok(FoundTable { columns: columns.collect(), options: self.options.iter().cloned().collect(), schema })
+    }
+
+    /// What a state has kept.
+    pub fn from_record(record: &FoundTable) -> Result<Self> {
+        let digits = record.schema.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap_or_default());
+        let bytes = digits.map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<Vec<_>, _>>();
+        let bytes = bytes.map_err(|_| Error::query("the columns in the state cannot be read"))?;
+        let columns = StreamReader::try_new(bytes.as_slice(), None)?.schema();
+        Ok(Self { columns, options: record.options.clone().into_iter().collect() })
+    }
+}
+
 impl Kind {
-    fn files(cmd: &CreateExternalTable, format: FileFormat) -> Result<Self> {
+    /// `lines`: a record of text ends with its line.
+    fn files(cmd: &CreateExternalTable, format: FileFormat, lines: bool) -> Result<Self> {
         let [one] = cmd.locations.as_slice() else {
             return Err(
                 Error::sql("an unbounded table has one LOCATION").hint("a glob such as '{a,b}/*.json' names several")
@@ -150,10 +257,15 @@ impl Kind {
                 .hint("lines of text can be read from a pipe: CSV and JSON"));
         }
         if standard || pipe {
+            if !lines {
+                return Err(Error::sql("a pipe cannot be read with 'newline_delimited' 'false'")
+                    .hint("it has an object a line"));
+            }
             return Ok(Kind::Pipe { path, format });
         }
         let location = Location::parse(one)?;
-        let single = !location.url.is_collection() && location.url.get_glob().is_none();
+        let compressed = FileKind::forced("JSON", one).compression.is_compressed();
+        let single = !location.url.is_collection() && location.url.get_glob().is_none() && lines && !compressed;
         match path {
             Some(path) if single && text && !path.is_dir() => Ok(Kind::Follow { path, format }),
             _ => Ok(Kind::Files { location: Box::new(location), format }),
@@ -201,8 +313,8 @@ pub struct StreamFactory;
 
 #[async_trait]
 impl TableProviderFactory for StreamFactory {
-    async fn create(&self, _state: &dyn Session, cmd: &CreateExternalTable) -> DfResult<Arc<dyn TableProvider>> {
-        let none = async { Err(Error::sql("a generator has columns of its own").into()) };
-        Ok(Arc::new(StreamTable::create(cmd, none).await?))
+    async fn create(&self, state: &dyn Session, cmd: &CreateExternalTable) -> DfResult<Arc<dyn TableProvider>> {
+        let none = async { Err(Error::sql("a generator has columns of its own")) };
+        Ok(Arc::new(StreamTable::create(state, cmd, none).await?))
     }
 }
