@@ -105,7 +105,7 @@ impl FuseFormat {
             Text::Csv(_) => Ok(self.sniff(store, file).await?.schema),
             Text::Json(compression, _) => {
                 let bytes = parse_bytes(&settings(state.config_options()).json_sample)? as u64;
-                match json_columns(store, file, compression, bytes).await? {
+                match json_columns(store, file, compression, bytes, false).await? {
                     Ok(columns) => Ok(columns),
                     Err(problem) => Err(json_scan::explain(store, file, compression, &problem).await),
                 }
@@ -141,14 +141,30 @@ async fn check_arrow_blocks(store: &dyn ObjectStore, file: &ObjectMeta) -> Resul
     Ok(())
 }
 
+/// The columns of a JSON file that grows: its last line may not be whole.
+pub(super) async fn growing_json_columns(
+    state: &dyn Session,
+    store: &dyn ObjectStore,
+    file: &ObjectMeta,
+    compression: FileCompressionType,
+) -> Result<SchemaRef> {
+    let bytes = parse_bytes(&settings(state.config_options()).json_sample)? as u64;
+    match json_columns(store, file, compression, bytes, true).await? {
+        Ok(columns) => Ok(columns),
+        Err(problem) => Err(json_scan::explain(store, file, compression, &problem).await),
+    }
+}
+
 /// The columns of a JSON file, from its first bytes and, if it is larger, from its middle and end.
 async fn json_columns(
     store: &dyn ObjectStore,
     file: &ObjectMeta,
     compression: FileCompressionType,
     bytes: u64,
+    grows: bool,
 ) -> Result<Result<SchemaRef, Problem>> {
-    let sample = Sample::open(store, file, compression, bytes).await?;
+    let mut sample = Sample::open(store, file, compression, bytes).await?;
+    sample.cut |= grows;
     let mut pieces = Vec::new();
     if file.size > bytes && !compression.is_compressed() {
         let length = (bytes / 8).max(1);

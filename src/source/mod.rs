@@ -13,6 +13,7 @@ mod infer_csv;
 mod infer_json;
 mod json_scan;
 mod location;
+mod look;
 mod rejects;
 mod sniff;
 mod stores;

@@ -24,7 +24,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
 use super::infer::{self, Group};
-use super::stream::{Look, StreamFactory, StreamTable, csv_options};
+use super::look::look_for_stream;
+use super::stream::{StreamFactory, StreamTable};
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
@@ -32,9 +33,6 @@ use crate::format::csv::{Dialect, canonical_option};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
-
-/// Files of a growing table that are looked at for its columns.
-const STREAM_SAMPLE_FILES: usize = 200;
 
 /// Makes `STORED AS` of every file format ours.
 pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Result<()> {
@@ -107,7 +105,7 @@ pub(super) async fn find(state: &SessionState, text: &str, wishes: &Wishes) -> R
 }
 
 /// The files among those listed that a call names, whatever their endings are.
-async fn forced_files(
+pub(super) async fn forced_files(
     format: &'static str,
     location: &Location,
     mut listed: Vec<ObjectMeta>,
@@ -166,7 +164,7 @@ async fn data_files(
 }
 
 /// What the ending, and for JSON the first byte, say of how to read the files.
-async fn format_options(
+pub(super) async fn format_options(
     kind: &FileKind,
     store: &dyn ObjectStore,
     files: &[ObjectMeta],
@@ -200,7 +198,11 @@ async fn starts_with_bracket(
     Ok(text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['))
 }
 
-fn create_format(state: &SessionState, name: &str, options: &HashMap<String, String>) -> Result<Arc<dyn FileFormat>> {
+pub(super) fn create_format(
+    state: &SessionState,
+    name: &str,
+    options: &HashMap<String, String>,
+) -> Result<Arc<dyn FileFormat>> {
     let factory = state.get_file_format_factory(name).ok_or_else(|| unknown_format(name))?;
     factory.create(state, options).map_err(|error| name_bad_option(state, &factory, options, Error::from(error)))
 }
@@ -300,7 +302,7 @@ fn same_names(a: &SchemaRef, b: &SchemaRef) -> bool {
 
 impl Found {
     /// Opens the files.
-    async fn look(
+    pub(super) async fn look(
         state: &dyn Session,
         store: &Arc<dyn ObjectStore>,
         location: Location,
@@ -354,6 +356,11 @@ impl Found {
     /// The dialect of the files, if they are CSV files of one.
     pub(super) fn dialect(&self) -> Option<&Dialect> {
         self.groups.first()?.dialect.as_ref()
+    }
+
+    /// True if the files are written in more than one way.
+    pub(super) fn has_several_dialects(&self) -> bool {
+        self.groups.windows(2).any(|pair| pair[0].dialect != pair[1].dialect)
     }
 
     /// The columns of the files.
@@ -450,46 +457,6 @@ impl TableProviderFactory for FileTableFactory {
         }
         self.inner.create(state, &cmd).await
     }
-}
-
-/// What the files of a growing table tell that are there.
-async fn look_for_stream(state: &SessionState, cmd: &CreateExternalTable) -> Result<Look> {
-    let text = cmd.locations.first().map_or("", String::as_str);
-    let location = Location::parse(text)?;
-    let store = state.runtime_env().object_store(&location.url)?;
-    let mut files = location.files(state).await?;
-    let csv = cmd.file_type == "CSV";
-    let mut options: HashMap<String, String> = HashMap::new();
-    if csv || cmd.file_type == "JSON" {
-        let format = if csv { "CSV" } else { "JSON" };
-        let (kind, _, chosen) = forced_files(format, &location, files, store.as_ref()).await?;
-        files = chosen;
-        options = format_options(&kind, store.as_ref(), &files).await?;
-        if csv {
-            options
-                .extend(csv_options(&cmd.options).into_iter().map(|(name, value)| (format!("format.{name}"), value)));
-        }
-    } else if files.is_empty() {
-        return Err(location.missing(store.as_ref()).await);
-    }
-    let step = files.len().div_ceil(STREAM_SAMPLE_FILES).max(1);
-    let files: Vec<ObjectMeta> = files.into_iter().filter(|file| file.size > 0).step_by(step).collect();
-    if files.is_empty() {
-        return Err(Error::query(format!("'{text}' is empty")));
-    }
-    let format = create_format(state, &cmd.file_type, &options)?;
-    let wishes = Wishes { unpartitioned: true, ..Wishes::default() };
-    let found = Found::look(state, &store, location, format, files, &wishes).await?;
-    let dialect = found.dialect().cloned();
-    if found.groups.iter().any(|group| group.dialect != dialect) {
-        return Err(Error::query(format!("the files of '{text}' are written in several ways"))
-            .hint("say which is meant: OPTIONS ('delimiter' ';', 'has_header' 'true')"));
-    }
-    let options = dialect.map(|dialect| dialect.found_options()).unwrap_or_default();
-    Ok(Look {
-        columns: found.schema,
-        options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-    })
 }
 
 /// Fills in the columns, and the glob that keeps other files out; or gives the finished table.
