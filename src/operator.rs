@@ -191,10 +191,11 @@ impl Dataflow {
     /// What each operator has changed since the last checkpoint, by the name of its part.
     pub fn save(&mut self) -> Result<Vec<(String, Saved)>> {
         let mut all = Vec::new();
-        for (at, node) in self.nodes.iter_mut().enumerate() {
-            for (shard, operator) in node.iter_mut().flat_map(|node| &mut node.shards).enumerate() {
+        for (at, node) in self.plan.keepers().into_iter().enumerate() {
+            let operators = self.nodes[node].iter_mut().flat_map(|node| &mut node.shards);
+            for (shard, operator) in operators.enumerate() {
                 for (part, saved) in operator.save()?.into_iter().enumerate() {
-                    all.push((format!("node{at}-part{part}-shard{shard}of{}", self.shards), saved));
+                    all.push((format!("keep{at}-part{part}-shard{shard}of{}", self.shards), saved));
                 }
             }
         }
@@ -206,16 +207,16 @@ impl Dataflow {
         let count = self.shards;
         let of = format!("of{count}");
         let moved = saved.keys().any(|name| name.contains("-shard") && !name.ends_with(&of));
-        for (at, node) in self.nodes.iter_mut().enumerate() {
+        for (at, node) in self.plan.keepers().into_iter().enumerate() {
             let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
             for (name, batches) in saved {
-                let part = name.strip_prefix(&format!("node{at}-part")).and_then(|rest| rest.split('-').next());
+                let part = name.strip_prefix(&format!("keep{at}-part")).and_then(|rest| rest.split('-').next());
                 if let Some(part) = part.and_then(|part| part.parse::<usize>().ok()) {
                     parts.resize(parts.len().max(part + 1), Vec::new());
                     parts[part].extend(batches.iter().cloned());
                 }
             }
-            let operators = node.iter_mut().flat_map(|node| &mut node.shards).enumerate();
+            let operators = self.nodes[node].iter_mut().flat_map(|node| &mut node.shards).enumerate();
             for (index, operator) in operators.filter(|_| !parts.is_empty()) {
                 operator.restore(parts.clone(), Shard { index, count, moved })?;
             }

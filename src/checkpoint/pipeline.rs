@@ -26,7 +26,7 @@ pub struct Identity {
     /// Its growing tables, in the order of the parts of the state that are theirs.
     #[serde(default)]
     pub sources: Vec<String>,
-    /// What each of its operators does; a part of the state is named by the place of its operator here.
+    /// What each operator does that keeps state; a part of the state is named by the place of its operator here.
     #[serde(default)]
     pub operators: Vec<String>,
     /// The growing tables whose columns are not declared, as they were found when it was first run.

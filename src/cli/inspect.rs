@@ -60,7 +60,7 @@ impl Found {
             let number = |prefix: &str| -> Option<usize> {
                 part.strip_prefix(prefix)?.split('-').next().and_then(|number| number.parse().ok())
             };
-            let kinds = ["node", "source", "sink"].into_iter().zip(0_u8..);
+            let kinds = ["keep", "source", "sink"].into_iter().zip(0_u8..);
             let Some(place) = kinds.filter_map(|(prefix, kind)| Some((kind, number(prefix)?))).next() else { continue };
             let sum = kept.entry(place).or_default();
             *sum = (sum.0 + rows, sum.1 + bytes);

@@ -268,20 +268,30 @@ impl IncrementalPlan {
         Ok(found)
     }
 
-    /// What each node does, in a line.
-    pub fn operators(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.op.describe(self)).collect()
+    /// The nodes that keep rows between epochs. A part of the state is named by a node's place among them, which
+    /// stays where the nodes around are planned otherwise.
+    pub fn keepers(&self) -> Vec<NodeId> {
+        let keeps = |op: &Op| {
+            !matches!(op, Op::Scan { .. } | Op::Static { .. } | Op::Stateless { .. } | Op::Union | Op::Linear { .. })
+        };
+        (0..self.nodes.len()).filter(|at| keeps(&self.nodes[*at].op)).collect()
     }
 
-    /// The operators that keep rows: their places, and what they do with which columns.
-    pub fn kept(&self) -> Vec<(NodeId, String)> {
-        let keeps = |op: &Op| !matches!(op, Op::Scan { .. } | Op::Stateless { .. } | Op::Union | Op::Linear { .. });
-        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| keeps(&node.op));
+    /// What each of [`IncrementalPlan::keepers`] does, in a line.
+    pub fn operators(&self) -> Vec<String> {
+        self.keepers().into_iter().map(|at| self.nodes[at].op.describe(self)).collect()
+    }
+
+    /// The same with the columns that decide what it keeps.
+    pub fn kept(&self) -> Vec<String> {
         let columns = |node: &Node| -> Vec<String> {
-            let schemas = std::iter::once(node).chain(node.inputs.iter().map(|input| &self.nodes[*input]));
-            schemas.map(|node| node.schema.fields().iter().map(ToString::to_string).collect()).collect()
+            // An aggregate keeps its groups; the others keep rows of their inputs.
+            let inputs = if matches!(node.op, Op::Aggregate { .. }) { &[][..] } else { &node.inputs[..] };
+            let nodes = std::iter::once(node).chain(inputs.iter().map(|input| &self.nodes[*input]));
+            nodes.map(|node| node.schema.fields().iter().map(ToString::to_string).collect()).collect()
         };
-        nodes.map(|(at, node)| (at, format!("{}\n{:?}", node.op.describe(self), columns(node)))).collect()
+        let nodes = self.keepers().into_iter().map(|at| &self.nodes[at]);
+        nodes.map(|node| format!("{}\n{:?}", node.op.describe(self), columns(node))).collect()
     }
 
     /// What the pipeline computes, in text: a state that belongs to another one is not used.

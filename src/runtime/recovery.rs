@@ -115,10 +115,10 @@ impl<'a> Runner<'a> {
 /// Refuses a plan whose operators keep other columns than those of the plan before.
 fn expect_same_state(before: &IncrementalPlan, now: &IncrementalPlan) -> Result<()> {
     let (before, now) = (before.kept(), now.kept());
-    let Some((_, what)) = now.iter().find(|one| !before.contains(one)).or(before.iter().find(|one| !now.contains(one)))
-    else {
+    if before == now {
         return Ok(());
-    };
+    }
+    let what = now.iter().find(|one| !before.contains(one)).or(now.first()).map_or("", String::as_str);
     let what = what.lines().next().unwrap_or_default();
     Err(Error::query("the new columns would change what the state keeps")
         .note(format!("this operator keeps rows with all columns: {what}"))
