@@ -22,7 +22,8 @@ use crate::source::stream::{Source, unbury};
 impl<'a> Runner<'a> {
     /// Opens the state; nothing is visible yet.
     pub(super) async fn open(pipeline: Pipeline, options: &RunOptions, progress: &'a ProgressCell) -> Result<Self> {
-        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _, evolved_from } = pipeline;
+        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _, evolved_from } =
+            pipeline;
         let folder = options.folder.clone();
         let lock = folder.lock()?.ok_or_else(|| {
             Error::query(format!("another process runs on the state in {}", folder.name()))
