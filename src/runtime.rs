@@ -152,6 +152,9 @@ impl Runner<'_> {
             if ran {
                 idle = Stopwatch::start();
             }
+            if options.until == Until::CaughtUp {
+                self.sources.iter_mut().for_each(|source| source.stop_growing());
+            }
             let finished = self.sources.iter().all(|source| source.is_finished());
             let over = match options.until {
                 _ if finished && !ran => true,

@@ -132,6 +132,9 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
+    /// What comes from now on is not wanted: a generator, which would never be caught up with, ends.
+    fn stop_growing(&mut self) {}
+
     /// True when nothing can come any more.
     fn is_finished(&self) -> bool {
         false

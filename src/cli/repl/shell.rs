@@ -219,6 +219,9 @@ impl Shell {
             return Err(Error::query("standard input is the keyboard here")
                 .hint("fuse query FILE.sql reads what is piped into it"));
         }
+        for (operator, reason) in &pipeline.recomputed {
+            turn.say(&format!("note: {operator} is computed anew from all input at each change: {reason}"));
+        }
         // What is only shown is begun anew each time; what is written goes on.
         let scratch = tempfile::tempdir()?;
         let place = match shown.load(Ordering::Relaxed) {

@@ -25,7 +25,7 @@ pub(super) struct Clock {
     /// When row 0 was due, in microseconds since 1970.
     start_micros: Option<i64>,
     /// The row behind the last one that was due when it was asked last.
-    due: u64,
+    pub(super) due: u64,
 }
 
 impl Clock {
@@ -148,6 +148,10 @@ impl Source for Rate {
 
     fn position(&self) -> serde_json::Value {
         serde_json::json!({ "rows": self.next })
+    }
+
+    fn stop_growing(&mut self) {
+        self.options.rows = Some(self.options.rows.unwrap_or(u64::MAX).min(self.next.max(self.clock.due)));
     }
 
     fn is_finished(&self) -> bool {

@@ -181,6 +181,11 @@ impl Source for Nexmark {
         serde_json::json!({ "rows": self.next })
     }
 
+    fn stop_growing(&mut self) {
+        let due = self.clock.as_ref().map_or(0, |clock| clock.due);
+        self.options.rows = Some(self.options.rows.unwrap_or_else(|| due.max(self.next)));
+    }
+
     fn is_finished(&self) -> bool {
         self.options.rows.is_some_and(|rows| self.next >= rows)
     }
