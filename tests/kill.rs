@@ -286,7 +286,7 @@ fn a_second_process_is_turned_away_before_it_writes() {
     inputs(&place, 0, 3);
     let mut first = place.command(&["query", "p.sql", "--quiet"]).stderr(Stdio::null()).spawn().expect("starts");
     for _ in 0..200 {
-        if place.path().join("agg.parquet").exists() {
+        if place.path().join(".fuse/p/commits/000000000001.json").exists() {
             break;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -310,9 +310,9 @@ fn inspect_tells_what_a_state_holds() {
     let text = place.run(&["inspect", ".fuse/p", "--format", "json"]).data();
     let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(found["committed_epoch"], 1);
-    assert_eq!(found["checkpoint"]["epoch"], 1);
+    assert_eq!(found["checkpoints"][0]["epoch"], 1);
     assert_eq!(found["sinks"].as_array().map(Vec::len), Some(4));
-    assert!(place.run(&["inspect", ".fuse/p"]).data().contains("committed_epoch: 1\n"));
+    assert!(place.run(&["inspect", ".fuse/p"]).data().contains("epoch       1, committed 20"));
     assert!(place.run(&["inspect", "in"]).error(1).contains("no state"));
 }
 
