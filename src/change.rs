@@ -201,7 +201,8 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     if changes.is_empty() {
         return Ok(None);
     }
-    let all = concat(schema, changes.iter().map(|change| &change.rows))?;
+    // What is taken back in the end may break a NOT NULL until then.
+    let all = concat(&nullable(schema), changes.iter().map(|change| &change.rows))?;
     let rows = RowEncoder::of(schema)?.encode(all.columns(), all.num_rows())?;
     let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(all.num_rows());
     let mut kept: Vec<(u64, i64)> = Vec::with_capacity(all.num_rows());
@@ -219,5 +220,13 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     }
     let places = UInt64Array::from_iter_values(kept.iter().map(|(at, _)| *at));
     let weights = Int64Array::from_iter_values(kept.iter().map(|(_, weight)| *weight));
-    Ok(Some(Changes::weighted(take_rows(&all, &places)?, weights)))
+    let rows = take_rows(&all, &places)?;
+    let count = rows.num_rows();
+    Ok(Some(Changes::weighted(with_columns(schema, rows.columns().to_vec(), count)?, weights)))
+}
+
+fn nullable(schema: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(
+        schema.fields().iter().map(|field| Field::clone(field).with_nullable(true)).collect::<Vec<_>>(),
+    ))
 }

@@ -13,6 +13,6 @@ mod log;
 mod pipeline;
 mod store;
 
-pub use log::{Commit, EpochRecord, Logs};
+pub use log::{Commit, Cost, EpochRecord, Logs};
 pub use pipeline::{Failure, FoundTable, Identity};
 pub use store::{Checkpoint, Saved, StateStore};

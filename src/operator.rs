@@ -98,6 +98,8 @@ pub struct Dataflow {
     shards: usize,
     /// How many inputs are still to read each node's result in an epoch.
     readers: Vec<usize>,
+    /// An epoch gives the changes of all nodes, and not of the outputs.
+    watched: bool,
 }
 
 /// The changes of one node, by shard.
@@ -113,7 +115,13 @@ impl Dataflow {
             nodes.push(running(&plan, node, shards, state)?);
         }
         plan.outputs.iter().for_each(|output| readers[output.node] += 1);
-        Ok(Self { plan, nodes, shards, readers })
+        Ok(Self { plan, nodes, shards, readers, watched: false })
+    }
+
+    /// From now on an epoch gives the changes of each node, in their order.
+    pub fn watch(&mut self) {
+        self.watched = true;
+        self.readers.iter_mut().for_each(|readers| *readers += 1);
     }
 
     /// Runs one epoch. `sources` are the new rows of each source, `tables` those of the tables at rest, which come
@@ -136,8 +144,13 @@ impl Dataflow {
             results.push(result);
         }
         let mut outputs = Vec::new();
-        for output in &plan.outputs {
-            outputs.push(take(&mut results, &mut unread, output.node).into_iter().flatten().collect());
+        let given = if self.watched {
+            (0..plan.nodes.len()).collect::<Vec<NodeId>>()
+        } else {
+            plan.outputs.iter().map(|output| output.node).collect()
+        };
+        for node in given {
+            outputs.push(take(&mut results, &mut unread, node).into_iter().flatten().collect());
         }
         Ok(outputs)
     }

@@ -6,6 +6,7 @@
 
 mod progress;
 mod recovery;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::watch;
 
 use crate::change::{self, Changes};
-use crate::checkpoint::{Commit, EpochRecord, Failure, Logs, StateStore};
+use crate::checkpoint::{Commit, Cost, EpochRecord, Failure, Logs, StateStore};
 use crate::clock::{EpochTime, Stopwatch, now_micros};
 use crate::config::{CHECKPOINT_EPOCHS, CHECKPOINT_MICROS};
 use crate::durable::{Folder, FolderLock, planted};
@@ -25,9 +27,10 @@ use crate::offset::Epoch;
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::{IncrementalPlan, NodeId, Op};
 use crate::sink::stream::Sink;
-use crate::source::stream::{Look, Read, STANDARD_INPUT, Source, Waiting, bury};
+use crate::source::stream::{Look, Read, STANDARD_INPUT, Source, StreamTable, Waiting, bury};
 
 pub use progress::{Progress, ProgressCell};
+pub use verify::{Compared, Difference, Verdict, sample, verify};
 
 /// Statements that run together.
 pub struct Pipeline {
@@ -49,6 +52,12 @@ pub struct Pipeline {
     pub recomputed: Vec<(String, String)>,
     /// It goes on behind a run of this plan, from which its own differs by columns that were added to tables.
     pub evolved_from: Option<Arc<IncrementalPlan>>,
+    /// The statements as they were planned, for a rerun as a batch.
+    pub statements: Vec<Planned>,
+    /// How that is run.
+    pub batch: SessionState,
+    /// Opens a source of a table once more.
+    pub open: OpenSource,
 }
 
 impl Pipeline {
@@ -63,6 +72,17 @@ impl Pipeline {
         pipes.into_iter().any(|pipe| pipe == STANDARD_INPUT)
     }
 }
+
+/// A statement of a pipeline.
+pub struct Planned {
+    /// Its query.
+    pub plan: LogicalPlan,
+    /// Where it writes, in the words of the statement.
+    pub target: String,
+}
+
+/// Opens a source of a table, for these of its columns.
+pub type OpenSource = Arc<dyn Fn(&StreamTable, &[usize]) -> Result<Box<dyn Source>> + Send + Sync>;
 
 /// When a pipeline stops by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +155,8 @@ struct Runner<'a> {
     skipped: BTreeMap<String, u64>,
     /// Tables with the columns that the next epoch would add to them.
     evolved: BTreeMap<String, Look>,
+    /// What the epochs so far have cost.
+    cost: Cost,
     /// The last epoch that was run.
     epoch: Epoch,
     checkpointed: Epoch,
@@ -244,7 +266,12 @@ impl Runner<'_> {
             let state = self.state()?;
             let physical = state.create_physical_plan(plan).await?;
             let batches = datafusion::physical_plan::collect(physical, state.task_ctx()).await?;
-            self.store.save_table(&format!("node{at}"), &batches).await?;
+            // A file without columns would have no rows.
+            let batches = batches.into_iter().map(|batch| match batch.num_columns() {
+                0 => Changes::inserted(batch).with_weight_column(),
+                _ => Ok(batch),
+            });
+            self.store.save_table(&format!("node{at}"), &batches.collect::<Result<Vec<_>>>()?).await?;
         }
         Ok(())
     }
@@ -254,9 +281,9 @@ impl Runner<'_> {
         for (at, node) in self.plan.nodes.iter().enumerate() {
             if matches!(node.op, Op::Static { .. }) {
                 let batches = self.store.load_table(&format!("node{at}")).await?;
-                let named = batches
-                    .iter()
-                    .map(|batch| change::with_columns(&node.schema, batch.columns().to_vec(), batch.num_rows()));
+                let columns = |batch: &RecordBatch| batch.columns()[..node.schema.fields().len()].to_vec();
+                let named =
+                    batches.iter().map(|batch| change::with_columns(&node.schema, columns(batch), batch.num_rows()));
                 tables.insert(at, named.collect::<Result<_>>()?);
             }
         }
@@ -322,18 +349,21 @@ impl Runner<'_> {
         for sink in &mut self.sinks {
             sink.commit(record.epoch).await?;
         }
-        let sinks = self.sinks.iter().map(|sink| sink.position()).collect();
+        let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
+        self.cost.micros += u64::try_from(watch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.cost.rows += read as u64;
+        self.cost.bytes = self.cost.bytes.max(size.1 as u64);
         let places = self.plan.sources.iter().zip(&self.sources);
         let commit = Commit {
             epoch: record.epoch,
             committed_micros: now_micros(),
-            sinks,
+            sinks: self.sinks.iter().map(|sink| sink.position()).collect(),
             sources: places.map(|(node, source)| (node.name.clone(), source.position())).collect(),
             skipped: self.skipped.clone(),
+            cost: self.cost,
         };
         self.logs.commit(&commit).await?;
         let waiting = self.waiting();
-        let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
         self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
         self.progress.skipped(self.skipped.values().sum());
         Ok(())

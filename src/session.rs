@@ -316,6 +316,27 @@ impl Session {
         Ok(())
     }
 
+    /// Runs a statement that others need, such as CREATE and SET, and takes those over growing tables into the pipeline.
+    /// What only gives rows or writes files is planned, and left out.
+    pub async fn set_up(&self, statement: Statement) -> Result<()> {
+        let mut body = statement.body.clone();
+        if list_settings(&body).is_some() || statement.incremental || planner::chart_copy(&body)?.is_some() {
+            return Ok(());
+        }
+        if planner::definition(&body).is_none() {
+            pipeline::unmaterialize(&mut body);
+            planner::prepare(&mut body)?;
+            let plan = self.plan(body, true).await?;
+            let needed = pipeline::is_continuous(&plan)?
+                || matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Statement(_))
+                || pipeline::fills_memory(&plan)?;
+            if !needed {
+                return Ok(());
+            }
+        }
+        self.execute(statement).await.map(drop)
+    }
+
     /// `run`: what the plan depends on may be read from the tables.
     async fn plan(&self, body: Body, run: bool) -> Result<LogicalPlan> {
         let state = self.context.state();

@@ -9,8 +9,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use fuse::change::Changes;
 use fuse::config::Settings;
@@ -23,6 +21,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+use crate::epochs::lines;
 
 /// Rows of a result with how often each is there.
 type Multiset = BTreeMap<String, i64>;
@@ -94,23 +94,6 @@ impl Sink for Collector {
         }
         Ok(())
     }
-}
-
-/// Each row as text; floats to nine digits, since sums may be taken in another order.
-fn lines(batch: &RecordBatch) -> Vec<String> {
-    let options = FormatOptions::default().with_null("NULL");
-    let columns: Vec<_> =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).expect("a formatter")).collect();
-    let cell = |column: &ArrayFormatter<'_>, row: usize| {
-        let text = column.value(row).to_string();
-        match text.parse::<f64>() {
-            Ok(number) if text.contains('.') => format!("{number:.9}"),
-            _ => text,
-        }
-    };
-    (0..batch.num_rows())
-        .map(|row| columns.iter().map(|column| cell(column, row)).collect::<Vec<_>>().join(" | "))
-        .collect()
 }
 
 fn ddl(root: &Path, unbounded: bool) -> String {
@@ -305,9 +288,8 @@ fn query() -> impl Strategy<Value = String> {
     let distinct = relation().prop_map(|r| format!("SELECT DISTINCT k, g FROM ({r})"));
     let nested = relation()
         .prop_map(|r| format!("SELECT n, count(*) FROM (SELECT k, count(*) AS n FROM ({r}) GROUP BY k) GROUP BY n"));
-    let sets = (relation(), one_of(&["ROLLUP (k, g)", "CUBE (k, g)", "GROUPING SETS ((k), (k, g), (), (k), ())"])).prop_map(
-        |(r, by)| format!("SELECT k, g, grouping(k) AS a, count(*), max(v) FROM ({r}) GROUP BY {by}"),
-    );
+    let sets = (relation(), one_of(&["ROLLUP (k, g)", "CUBE (k, g)", "GROUPING SETS ((k), (k, g), (), (k), ())"]))
+        .prop_map(|(r, by)| format!("SELECT k, g, grouping(k) AS a, count(*), max(v) FROM ({r}) GROUP BY {by}"));
     let windows =
         relation().prop_map(|r| format!("SELECT k, v, sum(v) OVER (PARTITION BY k) FROM ({r}) WHERE v IS NOT NULL"));
     let top = Just("SELECT id, v FROM s ORDER BY v DESC NULLS LAST, id LIMIT 5".to_owned());

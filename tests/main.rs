@@ -7,14 +7,17 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod bad_input;
+mod bank;
 mod charts;
 mod clauses;
 mod command_line;
 mod csv_reading;
 mod durability;
+mod epochs;
 mod equivalence;
 mod json;
 mod kill;
+mod law;
 mod memory;
 mod nan;
 mod object_store;
@@ -22,9 +25,12 @@ mod overflow;
 mod repl;
 mod round_trip;
 mod slt;
+mod slt_epochs;
 mod streams;
 mod support;
 mod tidy;
 mod tour;
 mod tpch;
+mod tpch_epochs;
+mod verify;
 mod writing;

@@ -1,24 +1,30 @@
 //! Files of the sqllogictest format, run through [`fuse::session::Session`].
 //!
-//! Enters: `tests/slt/**/*.slt`, and the folder that `FUSE_SLT_DIR` names. Leaves: `N passed, M failed,
+//! Enters: `tests/slt/**/*.slt`, and the folder that `FUSE_SLT_DIR` names, in batch and in epochs. Leaves: `N passed, M failed,
 //! K skipped`, with file and line of each failure. Always holds: records are counted, each file has a new
 //! session and a working folder of its own; EXPLAIN goldens of other engines are skipped, and an expected
 //! error is any error, since the words of errors are ours.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
 use datafusion::arrow;
 use fuse::config::Settings;
 use fuse::error::Error;
-use fuse::session::{Outcome, Session};
+use fuse::session::Session;
 use sqllogictest::{
-    AsyncDB, DBOutput, DefaultColumnType, ExpectedError, QueryExpect, Record, Runner, StatementExpect, TestError,
+    AsyncDB, DBOutput, DefaultColumnType, ExpectedError, Normalizer, QueryExpect, Record, Runner, SortMode,
+    StatementExpect, TestError,
 };
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+use crate::slt_epochs::{Answer, Epochs, taken};
 
 /// How failed records are listed before the rest is only counted, for each file.
 const SHOWN_PER_FILE: usize = 30;
@@ -32,28 +38,42 @@ struct Tally {
 
 #[test]
 fn own_files_pass() {
-    let tally = run_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt"));
-    assert!(tally.passed > 0 && tally.failed == 0, "{tally:?}");
+    pass(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt"), Mode::Batch);
 }
 
 #[test]
+fn own_files_pass_in_epochs() {
+    pass(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt"), Mode::Epochs);
+}
+
+/// FUSE_SLT_MODE is `batch`, `epochs` or `both`, which is the default.
+#[test]
 fn files_of_fuse_slt_dir_pass() {
     let Some(folder) = std::env::var_os("FUSE_SLT_DIR") else { return };
-    let tally = run_folder(Path::new(&folder));
-    assert!(tally.passed > 0 && tally.failed == 0, "{tally:?}");
+    let modes: &[Mode] = match std::env::var("FUSE_SLT_MODE").as_deref() {
+        Ok("batch") => &[Mode::Batch],
+        Ok("epochs") => &[Mode::Epochs],
+        _ => &[Mode::Batch, Mode::Epochs],
+    };
+    modes.iter().for_each(|mode| pass(Path::new(&folder), *mode));
+}
+
+fn pass(folder: &Path, mode: Mode) {
+    let tally = run_folder(folder, mode);
+    assert!(tally.passed > 0 && tally.failed == 0, "{mode:?}: {tally:?}");
 }
 
 /// Runs every file below a folder and prints the sum.
-fn run_folder(folder: &Path) -> Tally {
+fn run_folder(folder: &Path, mode: Mode) -> Tally {
     let mut tally = Tally::default();
     for file in files_below(folder) {
-        let (one, report) = run_file_on_deep_stack(file.clone());
+        let (one, report) = run_file_on_deep_stack(file.clone(), mode);
         tally.passed += one.passed;
         tally.failed += one.failed;
         tally.skipped += one.skipped;
         print(&report);
     }
-    print(&format!("{} passed, {} failed, {} skipped\n", tally.passed, tally.failed, tally.skipped));
+    print(&format!("{mode:?}: {} passed, {} failed, {} skipped\n", tally.passed, tally.failed, tally.skipped));
     tally
 }
 
@@ -78,7 +98,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The program plans on a deep stack too.
-fn run_file_on_deep_stack(file: PathBuf) -> (Tally, String) {
+fn run_file_on_deep_stack(file: PathBuf, mode: Mode) -> (Tally, String) {
     let thread = std::thread::Builder::new().stack_size(fuse::config::PLANNER_STACK_BYTES);
     let run = thread.spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -87,12 +107,12 @@ fn run_file_on_deep_stack(file: PathBuf) -> (Tally, String) {
             .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
             .build()
             .expect("a runtime");
-        runtime.block_on(run_file(&file))
+        runtime.block_on(run_file(&file, mode))
     });
     run.expect("a thread").join().unwrap_or_else(|_| (Tally { failed: 1, ..Tally::default() }, "panic\n".to_owned()))
 }
 
-async fn run_file(file: &Path) -> (Tally, String) {
+async fn run_file(file: &Path, mode: Mode) -> (Tally, String) {
     let mut tally = Tally::default();
     let mut report = String::new();
     let records = match sqllogictest::parse_file::<DefaultColumnType>(file) {
@@ -102,8 +122,13 @@ async fn run_file(file: &Path) -> (Tally, String) {
             return (tally, format!("{}: {error}\n", file.display()));
         }
     };
-    let mut runner = Runner::new(Engine::new);
+    let texts: Vec<String> = records.iter().filter_map(sql).map(str::to_owned).collect();
+    let mut runner = Runner::new(|| Engine::new(mode, &texts));
     runner.with_normalizer(|text| text.trim_end().to_owned());
+    runner.with_validator(same_rows);
+    if mode == Mode::Epochs {
+        runner.add_label("epochs");
+    }
     for record in records {
         let counts = matches!(record, Record::Statement { .. } | Record::Query { .. });
         if is_explain(&record) {
@@ -113,6 +138,7 @@ async fn run_file(file: &Path) -> (Tally, String) {
         if matches!(record, Record::Halt { .. }) {
             break;
         }
+        ROWSORT.set(is_rowsort(&record));
         match runner.run_async(any_error(record)).await {
             Ok(sqllogictest::RecordOutput::Nothing) if counts => tally.skipped += 1,
             Ok(_) => tally.passed += usize::from(counts),
@@ -134,13 +160,50 @@ fn summary(error: &TestError) -> String {
     format!("FAILED {}: {}", error.location(), lines.join("\n    "))
 }
 
-fn is_explain(record: &Record<DefaultColumnType>) -> bool {
+fn sql(record: &Record<DefaultColumnType>) -> Option<&str> {
     match record {
-        Record::Statement { sql, .. } | Record::Query { sql, .. } => {
-            sql.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("explain"))
-        }
-        _ => false,
+        Record::Statement { sql, .. } | Record::Query { sql, .. } => Some(sql),
+        _ => None,
     }
+}
+
+fn is_explain(record: &Record<DefaultColumnType>) -> bool {
+    let begins = |text: &str| text.trim_start().get(..7).is_some_and(|word| word.eq_ignore_ascii_case("explain"));
+    sql(record).is_some_and(begins)
+}
+
+thread_local! {
+    /// The last answer came out of a pipeline, which keeps rows and not their order.
+    static UNORDERED: Cell<bool> = const { Cell::new(false) };
+    /// The record wants its rows sorted.
+    static ROWSORT: Cell<bool> = const { Cell::new(false) };
+}
+
+fn is_rowsort(record: &Record<DefaultColumnType>) -> bool {
+    let Record::Query { expected: QueryExpect::Results { sort_mode, .. }, .. } = record else { return false };
+    *sort_mode == Some(SortMode::RowSort)
+}
+
+/// As the runner's own, but that rows without an order may come in any, and that engines may print a number with more
+/// digits or zeros behind the point, and a time with a blank for the T.
+fn same_rows(normalizer: Normalizer, actual: &[Vec<String>], expected: &[String]) -> bool {
+    if sqllogictest::default_validator(normalizer, actual, expected) {
+        return true;
+    }
+    let number = |word: &str| word.contains('.') && word.parse::<f64>().is_ok() && !word.contains(['e', 'E']);
+    let word = |word: &str| match word.split_once('T') {
+        _ if number(word) => rounded(word),
+        Some((day, time)) if day.len() == 10 && time.as_bytes().get(2) == Some(&b':') => format!("{day} {time}"),
+        _ => word.to_owned(),
+    };
+    let plain = |line: &String| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    let mut actual: Vec<String> = actual.iter().map(|row| plain(&row.join(" "))).collect();
+    let mut expected: Vec<String> = expected.iter().map(plain).collect();
+    if UNORDERED.get() || ROWSORT.get() {
+        actual.sort();
+        expected.sort();
+    }
+    actual == expected
 }
 
 /// The record with its expected error, if any, without the words of another engine.
@@ -153,20 +216,34 @@ fn any_error(mut record: Record<DefaultColumnType>) -> Record<DefaultColumnType>
     record
 }
 
-struct Engine(Session);
+/// How the statements of a file run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Batch,
+    Epochs,
+}
+
+enum Engine {
+    Batch(Session),
+    Epochs(Box<Epochs>),
+}
 
 impl Engine {
     /// As DataFusion's own runner: four partitions, and COPY adds to a folder. FUSE_SLT_DIALECT: another
     /// dialect than ours.
-    async fn new() -> Result<Self, Error> {
+    async fn new(mode: Mode, texts: &[String]) -> Result<Self, Error> {
         let mut settings = Settings::default();
         settings.threads = 4;
         settings.copy_mode = "append".to_owned();
+        let dialect = std::env::var("FUSE_SLT_DIALECT").ok();
+        if mode == Mode::Epochs {
+            return Ok(Self::Epochs(Box::new(Epochs::new(&settings, dialect.as_deref(), texts).await?)));
+        }
         let session = Session::new(settings)?;
-        if let Ok(dialect) = std::env::var("FUSE_SLT_DIALECT") {
+        if let Some(dialect) = dialect {
             session.execute_text(&format!("SET datafusion.sql_parser.dialect = '{dialect}'")).await?;
         }
-        Ok(Self(session))
+        Ok(Self::Batch(session))
     }
 }
 
@@ -176,20 +253,26 @@ impl AsyncDB for Engine {
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
-        match self.0.execute_text(sql).await? {
-            Outcome::Done | Outcome::Continuous => Ok(DBOutput::StatementComplete(0)),
-            Outcome::Written { rows, .. } => {
+        UNORDERED.set(false);
+        // Engines that answer before they have computed have it; fuse has nothing to wait for.
+        if sql.trim().trim_end_matches(';').eq_ignore_ascii_case("flush") {
+            return Ok(DBOutput::StatementComplete(0));
+        }
+        let answer = match self {
+            Engine::Batch(session) => taken(session.execute_text(sql).await?).await?,
+            // A pipeline at work stays on its thread.
+            Engine::Epochs(epochs) => block_in_place(|| Handle::current().block_on(epochs.run(sql)))?,
+        };
+        match answer {
+            Answer::Done => Ok(DBOutput::StatementComplete(0)),
+            Answer::Written(rows) => {
                 Ok(DBOutput::Rows { types: vec![DefaultColumnType::Integer], rows: vec![vec![rows.to_string()]] })
             }
-            Outcome::Rows(rows) => {
-                let types = rows.schema().fields().iter().map(|field| column_type(field.data_type())).collect();
-                let mut output = Vec::new();
-                for batch in rows.collect().await? {
-                    for row in 0..batch.num_rows() {
-                        output.push(batch.columns().iter().map(|column| cell(column, row)).collect());
-                    }
-                }
-                Ok(DBOutput::Rows { types, rows: output })
+            Answer::Rows { columns, batches, unordered } => {
+                UNORDERED.set(unordered);
+                let types = columns.fields().iter().map(|field| column_type(field.data_type())).collect();
+                let rows = |batch: &RecordBatch| (0..batch.num_rows()).map(|row| line(batch, row)).collect::<Vec<_>>();
+                Ok(DBOutput::Rows { types, rows: batches.iter().flat_map(rows).collect() })
             }
         }
     }
@@ -203,6 +286,10 @@ impl AsyncDB for Engine {
     async fn sleep(duration: std::time::Duration) {
         tokio::time::sleep(duration).await;
     }
+}
+
+fn line(batch: &RecordBatch, row: usize) -> Vec<String> {
+    batch.columns().iter().map(|column| cell(column, row)).collect()
 }
 
 fn column_type(kind: &DataType) -> DefaultColumnType {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[path = "../benches/tpch/data.rs"]
-mod data;
+pub(crate) mod data;
 
 const SCALE: f64 = 0.1;
 

@@ -14,7 +14,7 @@ use std::process::Command;
 use tpchgen::generators as rows;
 
 /// Each table's name and its columns, as they stand in a `CREATE TABLE`.
-pub(super) const TABLES: [(&str, &str); 8] = [
+pub(crate) const TABLES: [(&str, &str); 8] = [
     ("region", "r_regionkey BIGINT NOT NULL, r_name VARCHAR NOT NULL, r_comment VARCHAR NOT NULL"),
     (
         "nation",
@@ -66,7 +66,7 @@ pub(super) const TABLES: [(&str, &str); 8] = [
 ];
 
 /// Writes the rows of one table at a scale factor, `|` between the columns and none at the end.
-pub(super) fn write_tbl(table: &str, scale: f64, file: &Path) -> io::Result<()> {
+pub(crate) fn write_tbl(table: &str, scale: f64, file: &Path) -> io::Result<()> {
     match table {
         "region" => write_rows(rows::RegionGenerator::new(scale, 1, 1).iter(), file),
         "nation" => write_rows(rows::NationGenerator::new(scale, 1, 1).iter(), file),
@@ -90,7 +90,7 @@ fn write_rows(rows: impl Iterator<Item = impl Display>, file: &Path) -> io::Resu
 }
 
 /// Has fuse read a `.tbl` file and write it as one Parquet file, in place of any that is there.
-pub(super) fn to_parquet(fuse: &Path, (table, columns): (&str, &str), tbl: &Path, parquet: &Path) -> io::Result<()> {
+pub(crate) fn to_parquet(fuse: &Path, (table, columns): (&str, &str), tbl: &Path, parquet: &Path) -> io::Result<()> {
     if parquet.exists() {
         std::fs::remove_file(parquet)?;
     }
@@ -115,6 +115,6 @@ pub(super) fn to_parquet(fuse: &Path, (table, columns): (&str, &str), tbl: &Path
 }
 
 /// A path as a SQL string.
-pub(super) fn literal(path: &Path) -> String {
+pub(crate) fn literal(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "''"))
 }

@@ -39,6 +39,20 @@ pub struct Commit {
     /// Records that could not be read and were left out up to it, by the name of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// What all epochs up to it have cost.
+    #[serde(default)]
+    pub cost: Cost,
+}
+
+/// What work has cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time.
+    pub micros: u64,
+    /// Rows that were read.
+    pub rows: u64,
+    /// Bytes of memory, at the most: of epochs, the state of the operators.
+    pub bytes: u64,
 }
 
 /// Both logs of one pipeline.

@@ -33,6 +33,8 @@ pub(super) enum Command {
     Query(QueryArgs),
     /// Parse and plan SQL files, and run nothing
     Check(CheckArgs),
+    /// Rerun a pipeline as a batch over what it has taken, and compare with what it has written
+    Verify(VerifyArgs),
     /// Tell what the state folder of a pipeline holds
     Inspect(InspectArgs),
 }
@@ -49,6 +51,26 @@ pub(super) struct ReplArgs {
     /// How to run.
     #[command(flatten)]
     pub(super) flags: RunFlags,
+}
+
+/// `fuse verify`.
+#[derive(Debug, Flags)]
+pub(super) struct VerifyArgs {
+    /// The SQL of the pipeline.
+    #[command(flatten)]
+    pub(super) input: Input,
+    /// Folder or s3:// prefix of its state [default: .fuse/NAME of the first SQL file]
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<String>,
+    /// How differing rows are printed: table, csv, ndjson and others as for fuse query
+    #[arg(short, long, default_value = "table")]
+    pub(super) format: String,
+    /// Threads of the batch [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
+    /// Print nothing if nothing differs
+    #[arg(short, long)]
+    pub(super) quiet: bool,
 }
 
 /// `fuse inspect`.

@@ -16,6 +16,7 @@ mod repl;
 mod report;
 mod status;
 mod turn;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ fn log_to_stderr() {
 fn start(args: Args) -> ExitCode {
     let threads = match &args.command {
         Some(Command::Query(query)) => query.flags.threads.map(usize::from),
+        Some(Command::Verify(verify)) => verify.threads.map(usize::from),
         Some(Command::Check(_) | Command::Inspect(_)) => None,
         None => args.repl.flags.threads.map(usize::from),
     };
@@ -109,6 +111,7 @@ async fn run(args: Args) -> Result<()> {
     match args.command {
         Some(Command::Query(args)) => query::query(&args, Interrupt::listen(Patience::Short)).await,
         Some(Command::Check(args)) => query::check(&args).await,
+        Some(Command::Verify(args)) => verify::verify(&args).await,
         Some(Command::Inspect(args)) => inspect::inspect(&args).await,
         None if talks => repl::repl(&args.repl, Interrupt::listen(Patience::Endless)).await,
         None => query::query(&args.repl.piped(), Interrupt::listen(Patience::Short)).await,

@@ -129,18 +129,18 @@ fn pipeline(session: &Session, settings: &Settings) -> Result<Option<Pipeline>> 
     Ok(pipeline)
 }
 
-/// Where the state is of a pipeline whose first SQL file has that name.
-fn state(args: &PipelineArgs, name: &str) -> String {
+/// Where the state is of a pipeline whose first SQL file has that name, unless it is `given`.
+pub(super) fn state(given: Option<&str>, name: &str) -> String {
     let default = || {
         let stem = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
         format!(".fuse/{}", stem.unwrap_or_else(|| name.to_owned()))
     };
-    args.state.clone().unwrap_or_else(default)
+    given.map_or_else(default, str::to_owned)
 }
 
 /// Growing tables keep the columns that they had when their pipeline was first run.
 pub(super) async fn remember(session: &Session, args: &PipelineArgs, name: &str) -> Result<()> {
-    let state = state(args, name);
+    let state = state(args.state.as_deref(), name);
     if args.fresh || !(state.contains("://") || Path::new(&state).is_dir()) {
         return Ok(());
     }
@@ -148,7 +148,7 @@ pub(super) async fn remember(session: &Session, args: &PipelineArgs, name: &str)
 }
 
 fn options(session: &Session, args: &PipelineArgs, name: &str) -> Result<RunOptions> {
-    let folder = session.state_folder(&state(args, name))?;
+    let folder = session.state_folder(&state(args.state.as_deref(), name))?;
     let until = match (args.once, args.until_idle) {
         (true, _) => Until::CaughtUp,
         (false, Some(limit)) => Until::Idle(limit),

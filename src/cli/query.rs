@@ -42,7 +42,7 @@ pub(super) async fn query(args: &QueryArgs, interrupt: Interrupt) -> Result<()> 
 }
 
 /// By what the state of a pipeline is known: its first file, or the SQL itself where that has no name.
-fn pipeline_name(input: &Input, scripts: &[Script]) -> String {
+pub(super) fn pipeline_name(input: &Input, scripts: &[Script]) -> String {
     match input.name() {
         "-" | "-c" => {
             let texts: Vec<&str> = scripts.iter().map(|script| script.text.as_str()).collect();
@@ -109,7 +109,7 @@ pub(super) async fn check(args: &CheckArgs) -> Result<()> {
 }
 
 /// Prints an error with its place; what is left to the caller is the exit code.
-fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<()> {
+pub(super) fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<()> {
     match error.kind {
         Kind::Closed => {}
         Kind::Interrupted => report::error(&error, None),
@@ -119,14 +119,14 @@ fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<
     Err(Error::new(error.kind, ""))
 }
 
-fn parse(script: &Script, reading: &Reading) -> Result<Vec<Statement>> {
+pub(super) fn parse(script: &Script, reading: &Reading) -> Result<Vec<Statement>> {
     match parser::parse(script, reading) {
         Ok(statements) => Ok(statements),
         Err(error) => fail(error, script, None).map(|()| Vec::new()),
     }
 }
 
-fn scripts(input: &Input) -> Result<Vec<Script>> {
+pub(super) fn scripts(input: &Input) -> Result<Vec<Script>> {
     if !input.command.is_empty() {
         return Ok(vec![Script { name: "-c".to_owned(), text: input.command.join(";\n") }]);
     }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
@@ -84,8 +84,11 @@ pub(super) struct Builder {
     known: HashMap<LogicalPlan, NodeId>,
 }
 
+/// The columns of a node. Within an epoch an outer join may give a row without a partner, and take it back: so there
+/// may be NULL for a while where there is none in the end.
 fn arrow_schema(schema: &DFSchemaRef) -> SchemaRef {
-    Arc::clone(schema.inner())
+    let fields = schema.fields().iter().map(|field| Field::clone(field).with_nullable(true));
+    Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.as_arrow().metadata().clone()))
 }
 
 impl Builder {

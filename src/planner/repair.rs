@@ -58,12 +58,17 @@ impl HasSubqueries for LogicalPlan {
 }
 
 /// True for the join of INTERSECT ALL or EXCEPT ALL. Nothing else compares NULLs as equal at this stage;
-/// where the left side is distinct already, there is nothing to count.
+/// where the left side is distinct already, there is nothing to count. A view's rows are numbered since it was made.
 fn counts(join: &Join) -> bool {
     matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti)
         && join.null_equality == NullEquality::NullEqualsNull
         && !matches!(join.left.as_ref(), LogicalPlan::Distinct(_))
+        && !join.left.schema().has_column_with_unqualified_name(LEFT_NUMBER)
 }
+
+/// Columns that number equal rows.
+const LEFT_NUMBER: &str = "fuse left";
+const RIGHT_NUMBER: &str = "fuse right";
 
 fn numbered(join: Join) -> DfResult<LogicalPlan> {
     let side = |plan: &LogicalPlan, name: &str| -> DfResult<LogicalPlan> {
@@ -71,15 +76,15 @@ fn numbered(join: Join) -> DfResult<LogicalPlan> {
         let number = row_number().partition_by(columns).build()?;
         LogicalPlanBuilder::from(plan.clone()).window(vec![number.alias(name)])?.build()
     };
-    let (left, right) = (side(&join.left, "fuse left")?, side(&join.right, "fuse right")?);
+    let (left, right) = (side(&join.left, LEFT_NUMBER)?, side(&join.right, RIGHT_NUMBER)?);
     let column = |expr: &Expr| match expr {
         Expr::Column(column) => Ok(column.clone()),
         other => datafusion::common::plan_err!("a set operation on {other}"),
     };
     let mut lefts = join.on.iter().map(|(left, _)| column(left)).collect::<DfResult<Vec<_>>>()?;
     let mut rights = join.on.iter().map(|(_, right)| column(right)).collect::<DfResult<Vec<_>>>()?;
-    lefts.push(Column::from_name("fuse left"));
-    rights.push(Column::from_name("fuse right"));
+    lefts.push(Column::from_name(LEFT_NUMBER));
+    rights.push(Column::from_name(RIGHT_NUMBER));
     let shown: Vec<Expr> = join.left.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
     LogicalPlanBuilder::from(left)
         .join_detailed(right, join.join_type, (lefts, rights), None, join.null_equality)?

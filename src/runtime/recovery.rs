@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Pipeline, ProgressCell, RunOptions, Runner};
-use crate::checkpoint::{Identity, Logs, StateStore};
+use crate::checkpoint::{Cost, Identity, Logs, StateStore};
 use crate::clock::now_micros;
 use crate::durable::{Folder, planted};
 use crate::error::{Error, Result};
@@ -22,8 +22,7 @@ use crate::source::stream::{Source, unbury};
 impl<'a> Runner<'a> {
     /// Opens the state; nothing is visible yet.
     pub(super) async fn open(pipeline: Pipeline, options: &RunOptions, progress: &'a ProgressCell) -> Result<Self> {
-        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, recomputed: _, evolved_from } =
-            pipeline;
+        let Pipeline { plan, mut sources, mut sinks, targets, state, shards, time, evolved_from, .. } = pipeline;
         let folder = options.folder.clone();
         let lock = folder.lock()?.ok_or_else(|| {
             Error::query(format!("another process runs on the state in {}", folder.name()))
@@ -84,6 +83,7 @@ impl<'a> Runner<'a> {
             id: identity.id,
             skipped: BTreeMap::new(),
             evolved: BTreeMap::new(),
+            cost: Cost::default(),
             epoch,
             progress,
             _lock: lock,
@@ -101,6 +101,7 @@ impl<'a> Runner<'a> {
             sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
         }
         self.skipped = committed.skipped;
+        self.cost = committed.cost;
         for record in &begun {
             let shown = record.epoch <= committed.epoch && !planted("control.forget_commits");
             let read = self.read(record).await?;
@@ -127,7 +128,7 @@ fn expect_same_state(before: &IncrementalPlan, now: &IncrementalPlan) -> Result<
 }
 
 /// What a new state is of.
-fn identity(plan: &IncrementalPlan, targets: Vec<String>, now_micros: i64) -> Result<Identity> {
+pub(super) fn identity(plan: &IncrementalPlan, targets: Vec<String>, now_micros: i64) -> Result<Identity> {
     let looks = plan.sources.iter().filter_map(|source| Some((source.name.clone(), source.stream()?.look()?)));
     let found = looks.map(|(name, look)| Ok((name, look.to_record()?)));
     Ok(Identity {

@@ -11,8 +11,8 @@ use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::datasource::listing::ListingTable;
-use datafusion::datasource::source_as_provider;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::datasource::{MemTable, source_as_provider};
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
@@ -21,8 +21,9 @@ use datafusion::logical_expr::{
 use datafusion::physical_expr::{LexOrdering, create_physical_sort_exprs};
 use datafusion::physical_plan::sorts::sort::sort_batch;
 use datafusion::sql::parser::Statement as Body;
-use datafusion::sql::sqlparser::ast::Statement as Sql;
+use datafusion::sql::sqlparser::ast::{ObjectType, Statement as Sql};
 
+use super::rows::reconfigured;
 use super::{Outcome, Rows, Session, threads};
 use crate::checkpoint::Identity;
 use crate::clock::EpochTime;
@@ -31,10 +32,10 @@ use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::function::with_epoch_time;
 use crate::planner::{self, IncrementalPlan, Maintained, Target};
-use crate::runtime::Pipeline;
+use crate::runtime::{OpenSource, Pipeline, Planned};
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
-use crate::source::Location;
 use crate::source::stream::{Look, open_source};
+use crate::source::{Location, Stores};
 
 /// A statement that becomes part of a pipeline.
 pub(super) struct Continuous {
@@ -57,15 +58,25 @@ struct FileTarget {
 /// Makes the sink for rows that go to the screen: their columns, whether they are never retracted, their order.
 pub type Console<'a> = &'a dyn Fn(SchemaRef, bool, Option<Order>) -> Box<dyn Sink>;
 
-/// A materialized view is planned as a view; true if it was one. Over tables at rest it stays one.
+/// A materialized view is planned as a view; true if it was one. Over tables at rest it stays one. A stream is a table.
 pub(super) fn unmaterialize(body: &mut Body) -> bool {
-    match body {
-        Body::Statement(sql) => match sql.as_mut() {
-            Sql::CreateView(view) => std::mem::take(&mut view.materialized),
-            _ => false,
+    let Body::Statement(sql) = body else { return false };
+    match sql.as_mut() {
+        Sql::CreateView(view) => return std::mem::take(&mut view.materialized),
+        Sql::Drop { object_type, .. } => match object_type {
+            ObjectType::MaterializedView => *object_type = ObjectType::View,
+            ObjectType::Stream => *object_type = ObjectType::Table,
+            _ => {}
         },
-        _ => false,
+        _ => {}
     }
+    false
+}
+
+/// True for an INSERT or the like into a table that is nowhere but in memory.
+pub(super) fn fills_memory(plan: &LogicalPlan) -> Result<bool> {
+    let LogicalPlan::Dml(dml) = plan else { return Ok(false) };
+    Ok(source_as_provider(&dml.target)?.downcast_ref::<MemTable>().is_some())
 }
 
 /// True for a query or a write over a growing table.
@@ -174,13 +185,11 @@ impl Session {
         let state = self.context.state();
         let mut config = state.config().clone();
         let options = config.options_mut();
-        // The tables are those of the session: a default catalog would take their place.
-        options.catalog.create_default_catalog_and_schema = false;
         options.optimizer.enable_dynamic_filter_pushdown = false;
         // Subqueries become joins, which have an operator.
         options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
         options.execution.target_partitions = 1;
-        SessionStateBuilder::new_from_existing(state).with_config(config).build()
+        reconfigured(&state, config)
     }
 
     /// The pipeline of all statements over growing tables; nothing if there were none.
@@ -196,27 +205,17 @@ impl Session {
         let plans = statements.iter().map(|statement| optimised(&state, statement.plan.clone(), &time));
         let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
         let recomputed = self.recomputed(&plan)?;
-        let mut pipes: BTreeMap<String, &str> = BTreeMap::new();
-        for source in &plan.sources {
-            if let Some(pipe) = source.stream().and_then(|table| table.pipe())
-                && let Some(other) = pipes.insert(pipe.clone(), &source.name)
-            {
-                return Err(Error::sql(format!(
-                    "{other} and {} both read {pipe}, which gives its bytes once",
-                    source.name
-                ))
-                .hint("make one table of it, and read that twice"));
-            }
-        }
-        let folder = |text: &str| Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
-        let open = |source: &planner::SourceNode| {
+        refuse_shared_pipes(&plan)?;
+        let open = source_opener(&self.stores, &state);
+        let source = |source: &planner::SourceNode| {
             let table = source.stream().ok_or_else(|| Error::query(format!("{} does not grow", source.name)))?;
-            open_source(table, &source.columns, &state, &folder)
+            open(table, &source.columns)
         };
-        let sources = plan.sources.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let sources = plan.sources.iter().map(source).collect::<Result<Vec<_>>>()?;
         let (mut sinks, mut targets) = (Vec::new(), Vec::new());
         for (statement, output) in statements.iter().zip(&plan.outputs) {
-            let columns = Arc::clone(statement.plan.schema().inner());
+            // As optimised: until then, a type that is coerced is not known.
+            let columns = Arc::clone(output.columns.inner());
             let append_only = plan.nodes[output.node].append_only;
             let order = order(&output.sort, &output.columns, &state)?;
             match &statement.target {
@@ -231,8 +230,14 @@ impl Session {
             }
         }
         let shards = threads(&self.settings());
+        let (plan, batch) = (Arc::new(plan), self.context.state());
+        let planned = |Continuous { plan, target }| Planned {
+            plan,
+            target: target.map_or_else(|| "console".to_owned(), |target| target.text),
+        };
+        let statements = statements.into_iter().map(planned).collect();
         Ok(Some(Pipeline {
-            plan: Arc::new(plan),
+            plan,
             sources,
             sinks,
             targets,
@@ -241,6 +246,9 @@ impl Session {
             time,
             recomputed,
             evolved_from: None,
+            statements,
+            batch,
+            open,
         }))
     }
 
@@ -265,7 +273,7 @@ impl Session {
         order: Option<Order>,
     ) -> Result<Box<dyn Sink>> {
         let mode = choose_mode(target.options.mode, append_only, target.folder, &target.text)?;
-        let (folder, name) = self.folder(&target.text, target.folder)?;
+        let (folder, name) = open_folder(&self.stores, &target.text, target.folder)?;
         if mode == Mode::Replace {
             return Ok(Box::new(ReplaceSink::new(folder, name, target.encoding, columns, order)?));
         }
@@ -276,30 +284,10 @@ impl Session {
         Ok(Box::new(AppendSink::new(folder, target.encoding, columns, partitions, mode, roll, new)?))
     }
 
-    /// A folder, or the folder of a file and the file's name.
-    fn folder(&self, text: &str, folder: bool) -> Result<(Folder, String)> {
-        let location = Location::parse(text)?;
-        if let Some(path) = location.local_path() {
-            if folder {
-                return Ok((Folder::local(&path)?, String::new()));
-            }
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            return Ok((Folder::local(path.parent().unwrap_or(Path::new("/")))?, name));
-        }
-        let store = self.stores.direct(location.url.get_url())?;
-        let prefix = location.url.prefix().clone();
-        if folder {
-            return Ok((Folder::remote(store, prefix), String::new()));
-        }
-        let mut parts: Vec<_> = prefix.parts().map(|part| part.as_ref().to_owned()).collect();
-        let name = parts.pop().unwrap_or_default();
-        Ok((Folder::remote(store, object_store::path::Path::from_iter(parts)), name))
-    }
-
     /// The folder of a pipeline's state.
     pub fn state_folder(&self, text: &str) -> Result<Folder> {
         if text.contains("://") {
-            return Ok(self.folder(&format!("{}/", text.trim_end_matches('/')), true)?.0);
+            return Ok(open_folder(&self.stores, &format!("{}/", text.trim_end_matches('/')), true)?.0);
         }
         Folder::local(Path::new(text))
     }
@@ -337,6 +325,52 @@ impl Session {
 fn optimised(state: &SessionState, plan: LogicalPlan, time: &EpochTime) -> Result<LogicalPlan> {
     let plan = planner::map_views(plan, &|view| optimised(state, view.clone(), time))?;
     Ok(state.optimize(&with_epoch_time(plan, time)?)?)
+}
+
+/// A pipe gives its bytes once.
+fn refuse_shared_pipes(plan: &IncrementalPlan) -> Result<()> {
+    let mut pipes: BTreeMap<String, &str> = BTreeMap::new();
+    for source in &plan.sources {
+        if let Some(pipe) = source.stream().and_then(|table| table.pipe())
+            && let Some(other) = pipes.insert(pipe.clone(), &source.name)
+        {
+            return Err(Error::sql(format!(
+                "{other} and {} both read {pipe}, which gives its bytes once",
+                source.name
+            ))
+            .hint("make one table of it, and read that twice"));
+        }
+    }
+    Ok(())
+}
+
+/// A folder, or the folder of a file and the file's name.
+fn open_folder(stores: &Stores, text: &str, folder: bool) -> Result<(Folder, String)> {
+    let location = Location::parse(text)?;
+    if let Some(path) = location.local_path() {
+        if folder {
+            return Ok((Folder::local(&path)?, String::new()));
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok((Folder::local(path.parent().unwrap_or(Path::new("/")))?, name));
+    }
+    let store = stores.direct(location.url.get_url())?;
+    let prefix = location.url.prefix().clone();
+    if folder {
+        return Ok((Folder::remote(store, prefix), String::new()));
+    }
+    let mut parts: Vec<_> = prefix.parts().map(|part| part.as_ref().to_owned()).collect();
+    let name = parts.pop().unwrap_or_default();
+    Ok((Folder::remote(store, object_store::path::Path::from_iter(parts)), name))
+}
+
+/// Opens sources of growing tables.
+fn source_opener(stores: &Arc<Stores>, state: &SessionState) -> OpenSource {
+    let (stores, state) = (Arc::clone(stores), state.clone());
+    Arc::new(move |table, columns| {
+        let folder = |text: &str| Ok(open_folder(&stores, &format!("{}/", text.trim_end_matches('/')), true)?.0);
+        open_source(table, columns, &state, &folder)
+    })
 }
 
 impl FileTarget {

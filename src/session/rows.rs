@@ -11,6 +11,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
 use futures::{FutureExt, StreamExt};
 
 use super::progress::{Current, Operator, analyzed};
@@ -126,5 +127,11 @@ pub(super) fn with_sorted_joins(state: &SessionState) -> SessionState {
     let mut config = state.config().clone();
     config.options_mut().optimizer.prefer_hash_join = false;
     let config = config.with_batch_size(1024);
+    reconfigured(state, config)
+}
+
+/// The same state with another configuration. The catalogs are shared: one that is made anew would take away the tables.
+pub(super) fn reconfigured(state: &SessionState, config: SessionConfig) -> SessionState {
+    let config = config.with_create_default_catalog_and_schema(false);
     SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build()
 }

@@ -5,6 +5,7 @@
 
 mod append;
 mod encode;
+mod image;
 mod replace;
 mod spec;
 
@@ -18,6 +19,7 @@ use crate::offset::Epoch;
 
 pub use append::AppendSink;
 pub use encode::FileEncoding;
+pub use image::{FOLDER, Image, LINE};
 pub use replace::{Order, ReplaceSink};
 pub use spec::{Mode, Roll, SinkOptions, choose_mode};
 
@@ -59,6 +61,21 @@ pub trait Sink: Send {
     /// Takes over what a checkpoint has.
     fn restore(&mut self, _saved: Vec<RecordBatch>) -> Result<()> {
         Ok(())
+    }
+
+    /// What readers see of what the pipeline of this identity has written; nothing for a sink that cannot be read.
+    async fn shown(&mut self) -> Result<Option<Image>> {
+        Ok(None)
+    }
+
+    /// How readers should see these rows, the whole result of a query: in the columns of [`Sink::shown`].
+    fn image(&self, rows: &RecordBatch) -> Result<Vec<Changes>> {
+        Ok(vec![Changes::inserted(rows.clone())])
+    }
+
+    /// The result as it is kept between epochs; nothing for a sink that keeps none.
+    fn kept(&self) -> Result<Option<Changes>> {
+        Ok(None)
     }
 
     /// Removes what the pipeline of that identity has written here, for one that starts anew.

@@ -16,6 +16,7 @@ mod options;
 mod records;
 mod spool;
 mod table;
+mod taken;
 mod text;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::source::infer::widen;
 pub use bad::{BadRecord, OnError, bury, unbury};
 pub use options::{Limits, StreamOptions, csv_options};
 pub use table::{Look, Remembered, STANDARD_INPUT, StreamFactory, StreamTable};
+pub use taken::{Open, TakenTable, pieces};
 
 /// What a range gave.
 #[derive(Debug, Default)]
@@ -157,6 +159,12 @@ pub trait Source: Send + Sync {
 
     /// Where it stands, in a few words for people and programs.
     fn position(&self) -> serde_json::Value;
+
+    /// All that was taken from its beginning on, as a range that [`Source::read`] reads; an error if it cannot say, or
+    /// if the source has let go of some of it.
+    fn taken(&self) -> Result<OffsetRange> {
+        Err(Error::query("it does not keep what was taken"))
+    }
 
     /// Where it stands, for a checkpoint.
     fn save(&mut self) -> Result<Saved>;

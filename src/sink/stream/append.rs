@@ -14,6 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::encode::Growing;
+use super::image::{Image, fold, in_folder};
 use super::{FileEncoding, Mode, Roll, Sink};
 use crate::change::{Changes, consolidate, take_rows};
 use crate::config::NULL_FOLDER;
@@ -174,6 +175,13 @@ impl AppendSink {
     }
 }
 
+/// The files in a folder that the pipeline of that identity has written.
+async fn own_files(folder: &Folder, id: &str) -> Result<Vec<String>> {
+    let prefix = format!("part-{id}-");
+    let own = |name: &String| name.rsplit('/').next().is_some_and(|file| file.starts_with(&prefix));
+    Ok(folder.list_all().await?.into_iter().filter(own).collect())
+}
+
 #[async_trait]
 impl Sink for AppendSink {
     async fn begin(&mut self) -> Result<()> {
@@ -275,11 +283,45 @@ impl Sink for AppendSink {
         Ok(())
     }
 
+    async fn shown(&mut self) -> Result<Option<Image>> {
+        let mut rows = Vec::new();
+        // What begins with a dot is not shown.
+        for name in own_files(&self.folder, &self.id).await?.into_iter().filter(|name| !name.starts_with('.')) {
+            let located =
+                |error: Error| Error { message: format!("{}/{name}: {}", self.folder.name(), error.message), ..error };
+            let bytes = self.folder.read(&name).await?.unwrap_or_default();
+            let folder = name.rfind('/').map_or("", |at| &name[..=at]);
+            for batch in self.encoding.image_of_file(bytes, &self.files).map_err(located)? {
+                let changes = match self.mode {
+                    Mode::Changelog => fold(self.encoding, &batch).map_err(located)?,
+                    Mode::Append | Mode::Replace => Changes::inserted(batch),
+                };
+                rows.push(if self.partitions.is_empty() { changes } else { in_folder(changes, folder)? });
+            }
+        }
+        let none = self.image(&RecordBatch::new_empty(Arc::clone(&self.columns)))?;
+        let columns = match none.first() {
+            Some(none) => none.rows.schema(),
+            None => Arc::clone(&self.columns),
+        };
+        Ok(Some(Image { columns, rows }))
+    }
+
+    fn image(&self, rows: &RecordBatch) -> Result<Vec<Changes>> {
+        let kept = self.columns.fields().iter().enumerate().filter(|(at, _)| !self.partitions.contains(at));
+        let kept: Vec<_> = kept.map(|(_, field)| Arc::clone(field)).collect();
+        let file = self.encoding.schema(&Arc::new(Schema::new(kept)))?;
+        let mut image = Vec::new();
+        for (folder, rows) in self.by_folder(rows)? {
+            for batch in self.encoding.image_of_rows(&rows, &file)? {
+                let rows = Changes::inserted(batch);
+                image.push(if self.partitions.is_empty() { rows } else { in_folder(rows, &folder)? });
+            }
+        }
+        Ok(image)
+    }
+
     async fn forget(&mut self, id: &str) -> Result<()> {
-        let prefix = format!("part-{id}-");
-        let names = self.folder.list_all().await?;
-        let own =
-            names.into_iter().filter(|name| name.rsplit('/').next().is_some_and(|file| file.starts_with(&prefix)));
-        self.folder.remove(&own.collect::<Vec<_>>()).await
+        self.folder.remove(&own_files(&self.folder, id).await?).await
     }
 }

@@ -12,6 +12,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 
 use super::encode::Growing;
+use super::image::Image;
 use super::{FileEncoding, Sink};
 use crate::change::{Changes, RowEncoder, repeat, with_columns};
 use crate::checkpoint::Saved;
@@ -135,6 +136,28 @@ impl Sink for ReplaceSink {
         let added = added.iter().map(Changes::with_weight_column).collect::<Result<Vec<_>>>()?;
         let schema = added[0].schema();
         Ok(Saved::Added(vec![concat_batches(&schema, &added)?]))
+    }
+
+    async fn shown(&mut self) -> Result<Option<Image>> {
+        let file = self.encoding.schema(&self.columns)?;
+        let columns = self.encoding.image_columns(&file);
+        let Some(bytes) = self.folder.read(&self.name).await? else {
+            return Ok(Some(Image { columns, rows: Vec::new() }));
+        };
+        let batches = self.encoding.image_of_file(bytes, &file).map_err(|error| Error {
+            message: format!("{}/{}: {}", self.folder.name(), self.name, error.message),
+            ..error
+        })?;
+        Ok(Some(Image { columns, rows: batches.into_iter().map(Changes::inserted).collect() }))
+    }
+
+    fn image(&self, rows: &RecordBatch) -> Result<Vec<Changes>> {
+        let image = self.encoding.image_of_rows(rows, &self.encoding.schema(&self.columns)?)?;
+        Ok(image.into_iter().map(Changes::inserted).collect())
+    }
+
+    fn kept(&self) -> Result<Option<Changes>> {
+        self.result().map(Some)
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

@@ -349,6 +349,17 @@ impl Source for Files {
         self.unfinished
     }
 
+    fn taken(&self) -> Result<OffsetRange> {
+        let mut taken: Vec<(&String, &Taken)> = self.taken.iter().filter(|(_, taken)| taken.to > 0).collect();
+        taken.sort_by_key(|(path, _)| *path);
+        let slice = |(path, taken): (&String, &Taken)| {
+            // Bytes of a text; what units of a binary format are in bytes is not kept.
+            let (path, to) = (path.clone(), taken.to);
+            FileSlice { path, from: 0, to, bytes: to, last: taken.done, file: None }
+        };
+        Ok(OffsetRange::Files(taken.into_iter().map(slice).collect()))
+    }
+
     fn save(&mut self) -> Result<Saved> {
         if self.changed.is_empty() {
             return Ok(Saved::Unchanged);

@@ -37,6 +37,8 @@ pub(super) struct Follow {
     path: PathBuf,
     reader: TextReader,
     options: StreamOptions,
+    /// Files that were left for their successors, or cut, and how far they were taken before.
+    past: Vec<Position>,
     /// Nothing before the first file is there.
     position: Option<Position>,
     /// The file of the position; it stays open, so that it can be read to its end when it is removed.
@@ -53,10 +55,12 @@ pub(super) struct Follow {
 impl Follow {
     pub(super) fn new(path: PathBuf, reader: TextReader, options: StreamOptions) -> Self {
         let (position, file, read) = (None, None, None);
+        let past = Vec::new();
         Self {
             path,
             reader,
             options,
+            past,
             position,
             file,
             changed: false,
@@ -75,8 +79,14 @@ impl Follow {
         Error::io(self.path.display(), error)
     }
 
+    /// What comes next is of another file, or of the same one after it was cut.
+    fn leave(&mut self) {
+        self.past.extend(self.position.filter(|position| position.to > 0));
+    }
+
     /// Begins with a file.
     fn start(&mut self, file: File) -> Result<()> {
+        self.leave();
         let inode = file.metadata().map_err(|e| self.io(&e))?.ino();
         self.position = Some(Position { mark: FileMark { inode, crc32: 0 }, to: 0 });
         self.file = Some(Arc::new(file));
@@ -174,6 +184,7 @@ impl Follow {
             ))
             .hint("OPTIONS ('on_truncate' 'restart') reads it from its start again whenever it is cut"));
         }
+        self.leave();
         let anew = Position { mark: FileMark { crc32: 0, ..position.mark }, to: 0 };
         self.position = Some(anew);
         self.changed = true;
@@ -262,8 +273,13 @@ impl Source for Follow {
         let OffsetRange::Files(slices) = range else { return Ok(()) };
         for slice in slices {
             let Some(mark) = slice.file else { continue };
-            if self.position.is_none_or(|position| position.mark.inode != mark.inode) {
+            let other = self.position.is_none_or(|position| position.mark.inode != mark.inode);
+            if other {
                 self.file = None;
+            }
+            // A run before has gone on to this file.
+            if other || (slice.from == 0 && self.position.is_some_and(|position| position.to > 0)) {
+                self.leave();
             }
             self.position = Some(Position { mark, to: slice.to });
             self.changed = true;
@@ -324,9 +340,21 @@ impl Source for Follow {
         serde_json::json!({ "file": self.name(), "inode": inode, "to_byte": to })
     }
 
+    fn taken(&self) -> Result<OffsetRange> {
+        let path = self.name().trim_start_matches('/').to_owned();
+        let slice = |Position { mark, to }| {
+            let (path, file) = (path.clone(), Some(mark));
+            FileSlice { path, from: 0, to, bytes: to, last: false, file }
+        };
+        let all = self.past.iter().copied().chain(self.position).filter(|position| position.to > 0);
+        Ok(OffsetRange::Files(all.map(slice).collect()))
+    }
+
     fn save(&mut self) -> Result<Saved> {
-        let Some(Position { mark, to }) = self.position.filter(|_| self.changed) else { return Ok(Saved::Unchanged) };
+        let Some(position) = self.position.filter(|_| self.changed) else { return Ok(Saved::Unchanged) };
         self.changed = false;
+        // The last one is where it stands.
+        let all: Vec<Position> = self.past.iter().copied().chain([position]).collect();
         let schema = Schema::new(vec![
             Field::new("inode", DataType::UInt64, false),
             Field::new("crc32", DataType::UInt32, false),
@@ -335,9 +363,9 @@ impl Source for Follow {
         let batch = RecordBatch::try_new(
             Arc::new(schema),
             vec![
-                Arc::new(UInt64Array::from(vec![mark.inode])),
-                Arc::new(UInt32Array::from(vec![mark.crc32])),
-                Arc::new(UInt64Array::from(vec![to])),
+                Arc::new(UInt64Array::from_iter_values(all.iter().map(|one| one.mark.inode))),
+                Arc::new(UInt32Array::from_iter_values(all.iter().map(|one| one.mark.crc32))),
+                Arc::new(UInt64Array::from_iter_values(all.iter().map(|one| one.to))),
             ],
         )?;
         Ok(Saved::Whole(vec![batch]))
@@ -345,10 +373,15 @@ impl Source for Follow {
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
         for batch in saved.iter().filter(|batch| batch.num_rows() > 0) {
-            let inode = batch.column(0).as_primitive::<UInt64Type>().value(0);
-            let crc32 = batch.column(1).as_primitive::<UInt32Type>().value(0);
-            let to = batch.column(2).as_primitive::<UInt64Type>().value(0);
-            self.position = Some(Position { mark: FileMark { inode, crc32 }, to });
+            let position = |row: usize| {
+                let inode = batch.column(0).as_primitive::<UInt64Type>().value(row);
+                let crc32 = batch.column(1).as_primitive::<UInt32Type>().value(row);
+                let to = batch.column(2).as_primitive::<UInt64Type>().value(row);
+                Position { mark: FileMark { inode, crc32 }, to }
+            };
+            let last = batch.num_rows() - 1;
+            self.past = (0..last).map(position).collect();
+            self.position = Some(position(last));
         }
         Ok(())
     }

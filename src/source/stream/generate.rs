@@ -158,6 +158,10 @@ impl Source for Rate {
         self.options.rows.is_some_and(|rows| self.next >= rows)
     }
 
+    fn taken(&self) -> Result<OffsetRange> {
+        Ok(OffsetRange::Rows { from: 0, to: self.next })
+    }
+
     fn save(&mut self) -> Result<Saved> {
         save(self.next)
     }

@@ -190,6 +190,10 @@ impl Source for Nexmark {
         self.options.rows.is_some_and(|rows| self.next >= rows)
     }
 
+    fn taken(&self) -> Result<OffsetRange> {
+        Ok(OffsetRange::Rows { from: 0, to: self.next })
+    }
+
     fn save(&mut self) -> Result<Saved> {
         super::generate::save(self.next)
     }

@@ -390,6 +390,23 @@ impl Source for Spool {
         Ok(())
     }
 
+    fn taken(&self) -> Result<OffsetRange> {
+        let spooled = self.shared.lock();
+        let before: Vec<&Segment> = spooled.segments.iter().filter(|one| one.number < self.position.segment).collect();
+        let (first, gone) = (before.first().map_or(self.position.segment, |one| one.number), self.position.segment > 1);
+        if gone && first > 1 {
+            return Err(Error::query(format!("what {} gave at first is gone: it comes once", self.title()))
+                .note("the spool keeps it until two checkpoints hold what was made of it"));
+        }
+        let slice = |number: u64, to: u64| {
+            let path = self.path(number).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            FileSlice { path, from: 0, to, bytes: to, last: false, file: None }
+        };
+        let whole = before.iter().map(|one| slice(one.number, one.bytes));
+        let last = Some(slice(self.position.segment, self.position.to)).filter(|last| last.to > 0);
+        Ok(OffsetRange::Files(whole.chain(last).collect()))
+    }
+
     fn save(&mut self) -> Result<Saved> {
         self.saved = [self.saved[1], Some(self.position)];
         let names = ["segment", "to"].map(|name| Field::new(name, DataType::UInt64, false));
