@@ -4,7 +4,8 @@
 //! local folder, a file that is done is not looked at, and a folder that has not changed is not listed; every file
 //! that may still grow is looked at in time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ struct Folder {
     changed_micros: i64,
     /// When it was listed; a change soon before or after may have the same time.
     listed_micros: i64,
+    /// All that was in it: a name is looked into once.
+    names: HashSet<OsString>,
     folders: Vec<PathBuf>,
     /// Those that are not done, with the time of their last change, if they were looked at.
     files: Vec<(PathBuf, StorePath, Option<i64>)>,
@@ -77,7 +80,7 @@ impl Listing {
 }
 
 impl Folder {
-    /// Reads the names that are in it, if it has changed.
+    /// Reads the names that are in it and are new, if it has changed.
     fn list(
         &mut self,
         path: &Path,
@@ -90,11 +93,13 @@ impl Folder {
         if settled && changed_micros == self.changed_micros {
             return Ok(());
         }
-        let known: HashMap<PathBuf, Option<i64>> =
-            self.files.drain(..).map(|(path, _, changed)| (path, changed)).collect();
-        self.folders.clear();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
+            let name = entry.file_name();
+            if self.names.contains(&name) {
+                continue;
+            }
+            self.names.insert(name);
             let path = entry.path();
             let kind = entry.file_type()?;
             let is_folder = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
@@ -103,8 +108,7 @@ impl Folder {
             if is_folder {
                 self.folders.push(path);
             } else if location.holds(&place) && !done(&place) {
-                let changed = known.get(&path).copied().flatten();
-                self.files.push((path, place, changed));
+                self.files.push((path, place, None));
             }
         }
         (self.changed_micros, self.listed_micros) = (changed_micros, now_micros);
@@ -115,13 +119,19 @@ impl Folder {
     fn look(&mut self, turn: usize, done: &dyn Fn(&StorePath) -> bool, now_micros: i64, found: &mut Vec<ObjectMeta>) {
         self.files.retain(|(_, place, _)| !done(place));
         let parts = self.files.len().div_ceil(QUIET_FILES).max(1);
+        let mut gone = false;
         for (at, (path, place, changed)) in self.files.iter_mut().enumerate() {
             let quiet = changed.is_some_and(|changed| now_micros - changed > LONG_QUIET_MICROS);
             if quiet && at % parts != turn % parts {
                 continue;
             }
-            // One that is gone is none.
-            let Some(metadata) = fs::metadata(path).ok().filter(Metadata::is_file) else { continue };
+            let Some(metadata) = fs::metadata(&*path).ok().filter(Metadata::is_file) else {
+                // If it comes again, it is a new one.
+                path.file_name().map(|name| self.names.remove(name));
+                *path = PathBuf::new();
+                gone = true;
+                continue;
+            };
             *changed = Some(micros(&metadata));
             found.push(ObjectMeta {
                 location: place.clone(),
@@ -130,6 +140,9 @@ impl Folder {
                 e_tag: None,
                 version: None,
             });
+        }
+        if gone {
+            self.files.retain(|(path, ..)| !path.as_os_str().is_empty());
         }
     }
 }
@@ -140,8 +153,6 @@ fn micros(metadata: &Metadata) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use object_store::local::LocalFileSystem;
 
     use super::*;
@@ -171,6 +182,11 @@ mod tests {
         done.lock().expect("no panic").insert(gone.to_string());
         assert_eq!(names(now).await, ["b.json", "c.json"]);
         put("day=1/d.json");
+        assert_eq!(names(now).await, ["b.json", "c.json", "d.json"]);
+        // One that is gone and comes again is found.
+        fs::remove_file(root.path().join("b.json")).expect("removes");
+        assert_eq!(names(now).await, ["c.json", "d.json"]);
+        put("b.json");
         assert_eq!(names(now).await, ["b.json", "c.json", "d.json"]);
         // Long after, the folders are not listed again, and the files are looked at.
         assert_eq!(names(now + 100 * LONG_QUIET_MICROS).await, ["b.json", "c.json", "d.json"]);
