@@ -1,7 +1,7 @@
 //! The tour, run as its readers run it.
 //!
-//! Enters: `sql/tour/*.sql` and the shipped data. Leaves: nothing. Always holds: what a page prints is
-//! `testdata/tour/PAGE.out`; FUSE_BLESS=1 writes those anew.
+//! Enters: `sql/tour/*.sql`, the examples of growing inputs in README.md and docs/streams.md, and the shipped data.
+//! Leaves: nothing. Always holds: what a page prints is `testdata/tour/PAGE.out`; FUSE_BLESS=1 writes those anew.
 
 use std::path::Path;
 
@@ -55,4 +55,22 @@ fn every_page_passes_check_in_a_clean_folder() {
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     }
     assert_eq!(place.files().iter().filter(|name| name.starts_with("out")).count(), 0);
+}
+
+#[test]
+fn the_examples_of_growing_inputs_run() {
+    for page in ["README.md", "docs/streams.md"] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).expect(page);
+        let blocks = text.split("```sql\n").skip(1).filter_map(|block| block.split("```").next());
+        let sql = blocks.into_iter().find(|block| block.contains("CREATE STREAM orders")).expect(page);
+        let place = Place::new();
+        place.write("orders.sql", sql);
+        place.write("incoming/1.json", "{\"id\":1,\"customer\":7,\"amount\":200.5}\n");
+        place.run(&["query", "orders.sql", "--once"]).data();
+        place.write("incoming/2.json", "{\"id\":2,\"customer\":7,\"amount\":0.25}\n");
+        place.run(&["query", "orders.sql", "--once"]).data();
+        assert_eq!(place.sql("SELECT customer, total FROM 'totals.parquet'").data(), "customer,total\n7,200.75\n");
+        let told = place.run(&["inspect", ".fuse/orders"]).data();
+        assert!(told.contains("orders: files 2, last incoming/2.json"), "{page}: {told}");
+    }
 }

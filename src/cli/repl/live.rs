@@ -29,6 +29,8 @@ use crate::sink::stream::{Order, Sink};
 
 /// The least time between two paintings.
 const PAINT: Duration = Duration::from_millis(100);
+/// How long changed rows are marked.
+const MARKED: Duration = Duration::from_secs(2);
 /// How often keys are looked for.
 const KEYS: Duration = Duration::from_millis(50);
 /// Lines of a table besides its rows: borders, names, types, rows that are not shown, and the status line.
@@ -41,8 +43,9 @@ pub(super) struct View {
     encoder: Option<RowEncoder>,
     /// All rows with how often each is there; empty for rows that scroll.
     rows: BTreeMap<Box<[u8]>, i64>,
-    /// Those that came with the last commit.
+    /// Those that came with the last commit, until [`MARKED`] later.
     marked: HashSet<Box<[u8]>>,
+    marked_at: Instant,
     /// Rows that scroll and were not printed.
     fresh: Vec<RecordBatch>,
     scrolls: bool,
@@ -58,6 +61,7 @@ impl View {
             encoder: None,
             rows: BTreeMap::new(),
             marked: HashSet::new(),
+            marked_at: Instant::now(),
             fresh: Vec::new(),
             changed: true,
         }
@@ -73,6 +77,7 @@ impl View {
             return Ok(());
         }
         self.marked.clear();
+        self.marked_at = Instant::now();
         let encoder = match self.encoder.take() {
             Some(encoder) => encoder,
             None => RowEncoder::of(&self.columns)?,
@@ -93,6 +98,14 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// Takes the marks away that have been seen long enough.
+    fn unmark(&mut self) {
+        if !self.marked.is_empty() && self.marked_at.elapsed() >= MARKED {
+            self.marked.clear();
+            self.changed = true;
+        }
     }
 
     /// The first rows, as many as there is room for; the number of all; which of the first are marked.
@@ -229,6 +242,7 @@ impl Screen {
         let mut new = Vec::new();
         if let Some(view) = view {
             let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+            view.unmark();
             if view.scrolls {
                 new = state.scroll(&mut view, height, running)?;
             } else if std::mem::take(&mut view.changed) || !running {

@@ -140,7 +140,12 @@ impl StreamTable {
                 let look = match known {
                     Some(known) => known,
                     None => look.await.map_err(|error| {
-                        error.note(format!("the columns of {} are not declared, and not found there", cmd.name))
+                        let error =
+                            error.note(format!("the columns of {} are not declared, and not found there", cmd.name));
+                        match error.hint {
+                            Some(_) => error,
+                            None => error.hint(format!("CREATE STREAM {} (column TYPE, …) waits for them", cmd.name)),
+                        }
                     })?,
                 };
                 let given: Vec<&str> = cmd.options.keys().map(|name| canonical_option(plain(name))).collect();
