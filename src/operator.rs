@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
-use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
@@ -271,14 +270,6 @@ fn physical(expr: &Expr, input: &DFSchema, state: &SessionState) -> Result<Arc<d
     Ok(create_physical_expr(expr, input, state.execution_props(), &context)?)
 }
 
-/// The columns of a key.
-fn key_schema(exprs: &[Arc<dyn PhysicalExpr>], input: &SchemaRef) -> Result<SchemaRef> {
-    let field = |(at, expr): (usize, &Arc<dyn PhysicalExpr>)| -> Result<Field> {
-        Ok(Field::new(format!("key{at}"), expr.data_type(input)?, true))
-    };
-    Ok(Arc::new(Schema::new(exprs.iter().enumerate().map(field).collect::<Result<Vec<_>>>()?)))
-}
-
 /// How a join wants its inputs divided. One of NOT IN has its right side twice: by key, and counted.
 fn join_exchanges(join: &Join, state: &SessionState) -> Result<Vec<Exchange>> {
     let [left, right] = join::key_exprs(join, state)?;
@@ -324,11 +315,9 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 }
             }
             Op::Window { plan: logical, partition, input } => {
-                let exprs = partition.iter().map(|expr| physical(expr, input, state)).collect::<Result<Vec<_>>>()?;
-                let key = key_schema(&exprs, input.inner())?;
-                let types = key.fields().iter().map(|field| field.data_type().clone()).collect();
-                exchanges = vec![Exchange::by_key(exprs.clone(), types)?];
-                Box::new(window::Window::new(logical, exprs, key, Arc::clone(input.inner()))?)
+                let window = window::Window::new(logical, partition, input, state)?;
+                exchanges = vec![window.exchange()?];
+                Box::new(window)
             }
             Op::Ranking { window, ranks, limit } => {
                 let ranking = ranking::Ranking::new(window, (ranks, *limit), append_only(0), state)?;

@@ -7,15 +7,18 @@
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, UInt64Array};
-use arrow::datatypes::SchemaRef;
-use datafusion::logical_expr::LogicalPlan;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::arrangement::Side;
+use super::exchange::Exchange;
 use super::join::restore_side;
 use super::keys::{KeyHasher, evaluate_key};
 use super::multiset::{Matches, Multiset};
-use super::{EpochContext, Operator, Shard};
+use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, consolidate, repeat, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
@@ -35,24 +38,35 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// `key`: the columns of `partition`.
+    /// `input`: the columns of what the plan reads, by which it is partitioned.
     pub(super) fn new(
         logical: &LogicalPlan,
-        partition: Vec<Arc<dyn PhysicalExpr>>,
-        key: SchemaRef,
-        input: SchemaRef,
+        partition: &[Expr],
+        input: &DFSchema,
+        state: &SessionState,
     ) -> Result<Self> {
         let output = Arc::clone(logical.schema().inner());
+        let partition = partition.iter().map(|expr| physical(expr, input, state)).collect::<Result<Vec<_>>>()?;
+        let field = |(at, expr): (usize, &Arc<dyn PhysicalExpr>)| -> Result<Field> {
+            Ok(Field::new(format!("key{at}"), expr.data_type(input.as_arrow())?, true))
+        };
+        let key = Arc::new(Schema::new(partition.iter().enumerate().map(field).collect::<Result<Vec<_>>>()?));
         Ok(Self {
             logical: logical.clone(),
             plan: None,
             partition,
             hasher: KeyHasher::new(key.fields().iter().map(|field| field.data_type().clone()))?,
             key,
-            input,
+            input: Arc::clone(input.inner()),
             results: Side::new(Arc::clone(&output), false, false, true)?,
             output,
         })
+    }
+
+    /// How its input is divided.
+    pub(super) fn exchange(&self) -> Result<Exchange> {
+        let types = self.key.fields().iter().map(|field| field.data_type().clone());
+        Exchange::by_key(self.partition.clone(), types.collect())
     }
 
     /// The old results of the partitions that a change touches.
