@@ -247,18 +247,19 @@ fn encode(batches: &[RecordBatch]) -> Result<Option<Vec<u8>>> {
 }
 
 /// A file without columns would forget how many rows it has.
-const ROWS: &str = "__rows";
+const NO_COLUMNS: &str = "__no_columns";
 
 fn with_rows(batch: &RecordBatch) -> Result<RecordBatch> {
-    let schema = Arc::new(Schema::new(vec![Field::new(ROWS, DataType::Null, true)]));
+    let schema = Arc::new(Schema::new(vec![Field::new(NO_COLUMNS, DataType::Null, true)]));
     Ok(RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(batch.num_rows()))])?)
 }
 
 fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
     let batches = reader.collect::<Result<Vec<_>, _>>()?;
-    let without_rows = |batch: RecordBatch| {
-        if batch.schema().fields().iter().any(|field| field.name() == ROWS) { batch.project(&[]) } else { Ok(batch) }
+    let without_rows = |batch: RecordBatch| match batch.schema().fields().as_ref() {
+        [only] if only.name() == NO_COLUMNS => batch.project(&[]),
+        _ => Ok(batch),
     };
     Ok(batches.into_iter().map(without_rows).collect::<Result<_, _>>()?)
 }
