@@ -27,7 +27,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, Join};
+use datafusion::logical_expr::{Aggregate, Expr, Join};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tokio::runtime::Handle;
 
@@ -270,6 +270,14 @@ fn physical(expr: &Expr, input: &DFSchema, state: &SessionState) -> Result<Arc<d
     Ok(create_physical_expr(expr, input, state.execution_props(), &context)?)
 }
 
+/// How an aggregate wants its input divided.
+fn group_exchange(aggregate: &Aggregate, state: &SessionState) -> Result<Exchange> {
+    let groups = aggregate.group_expr.iter();
+    let exprs = groups.map(|expr| physical(expr, aggregate.input.schema(), state));
+    let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
+    Exchange::by_key(exprs.collect::<Result<_>>()?, types.map(|field| field.data_type().clone()).collect())
+}
+
 /// How a join wants its inputs divided. One of NOT IN has its right side twice: by key, and counted.
 fn join_exchanges(join: &Join, state: &SessionState) -> Result<Vec<Exchange>> {
     let [left, right] = join::key_exprs(join, state)?;
@@ -296,12 +304,7 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
             }
             Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
             Op::Aggregate { aggregate } => {
-                let input = aggregate.input.schema();
-                let exprs = aggregate.group_expr.iter();
-                let exprs = exprs.map(|expr| physical(expr, input, state));
-                let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
-                let types = types.map(|field| field.data_type().clone());
-                exchanges = vec![Exchange::by_key(exprs.collect::<Result<_, _>>()?, types.collect())?];
+                exchanges = vec![group_exchange(aggregate, state)?];
                 Box::new(aggregate::Aggregate::new(aggregate, append_only(0), node.append_only, state, shard)?)
             }
             Op::Join { join, left_rests, right_rests } => {
