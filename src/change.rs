@@ -280,7 +280,8 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     Ok(Some(Changes::weighted(with_columns(schema, rows.columns().to_vec(), count)?, weights)))
 }
 
-fn nullable(schema: &Schema) -> SchemaRef {
+/// The same columns, of which each may be NULL: within an epoch there may be rows that are taken back in the end.
+pub fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(
         schema.fields().iter().map(|field| Field::clone(field).with_nullable(true)).collect::<Vec<_>>(),
     ))

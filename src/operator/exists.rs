@@ -20,7 +20,7 @@ use super::join::{Kept, key_exprs, key_types, restore_side};
 use super::keys::{KeyHasher, evaluate_key, nulls};
 use super::multiset::{BLOCK, Matches, Multiset};
 use super::{EpochContext, Operator, Shard};
-use crate::change::{Changes, take_rows, with_columns};
+use crate::change::{Changes, nullable, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
@@ -85,13 +85,13 @@ impl Exists {
             nulls_match: plan.null_equality == NullEquality::NullEqualsNull,
             null_aware: plan.null_aware,
             // Tests at rest will never ask for rows.
-            rows: Side::new(Arc::clone(schema.inner()), append_only[side], false, !rests[1 - side])?,
+            rows: Side::new(nullable(schema.as_arrow()), append_only[side], false, !rests[1 - side])?,
             tests: Multiset::new(Arc::clone(&key), false)?,
             key,
             tests_only_grow: append_only[1 - side],
             tally: Tally::default(),
             tally_changed: false,
-            output: Arc::clone(plan.schema.inner()),
+            output: nullable(plan.schema.as_arrow()),
             append_only: output_append_only,
         })
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{JoinType, NullEquality};
+use datafusion::common::{DFSchema, JoinType, NullEquality};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{ExprSchemable, Join as Plan};
 use datafusion::physical_expr::PhysicalExpr;
@@ -19,7 +19,7 @@ use super::arrangement::Side;
 use super::keys::{KeyHasher, evaluate_key, nulls};
 use super::multiset::Matches;
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, take_rows, with_columns};
+use crate::change::{Changes, nullable, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
@@ -126,12 +126,12 @@ impl Join {
         let filter = filter.map(|filter| physical(filter, &joined, state)).transpose()?;
         let kept = Kept::of(plan.join_type);
         let pairs = matches!(plan.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
-        let side = |at: usize, schema: &SchemaRef| {
+        let side = |at: usize, schema: &DFSchema| {
             // What a side at rest will never ask for is not stored.
-            Side::new(Arc::clone(schema), append_only[at], kept[at] != Kept::No, !rests[1 - at])
+            Side::new(nullable(schema.as_arrow()), append_only[at], kept[at] != Kept::No, !rests[1 - at])
         };
         Ok(Self {
-            sides: [side(0, plan.left.schema().inner())?, side(1, plan.right.schema().inner())?],
+            sides: [side(0, plan.left.schema())?, side(1, plan.right.schema())?],
             kept,
             exprs: key_exprs(plan, state)?,
             hasher: KeyHasher::new(key_types(plan)?)?,
@@ -139,8 +139,8 @@ impl Join {
             pairs,
             nulls_match: plan.null_equality == NullEquality::NullEqualsNull,
             filter,
-            both: Arc::clone(joined.inner()),
-            output: Arc::clone(plan.schema.inner()),
+            both: nullable(joined.as_arrow()),
+            output: nullable(plan.schema.as_arrow()),
             append_only: output_append_only,
         })
     }

@@ -20,7 +20,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::exchange::Exchange;
 use super::keys::{KeyHasher, evaluate, evaluate_key};
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, RowEncoder, with_columns};
+use crate::change::{Changes, RowEncoder, nullable, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::planner::{Rank, RankLimit, ranked_by};
@@ -110,8 +110,8 @@ impl Ranking {
             ranks: ranks.to_vec(),
             limit,
             input_grows,
-            input: Arc::clone(input.inner()),
-            output: Arc::clone(window.schema.inner()),
+            input: nullable(input.as_arrow()),
+            output: nullable(window.schema.as_arrow()),
             rows: BTreeMap::new(),
             bytes: 0,
             fresh: BTreeMap::new(),

@@ -19,7 +19,7 @@ use super::join::restore_side;
 use super::keys::{KeyHasher, evaluate_key};
 use super::multiset::{Matches, Multiset};
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, consolidate, repeat, take_rows, with_columns};
+use crate::change::{Changes, consolidate, nullable, repeat, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::planner::placeholder::Prepared;
@@ -45,7 +45,7 @@ impl Window {
         input: &DFSchema,
         state: &SessionState,
     ) -> Result<Self> {
-        let output = Arc::clone(logical.schema().inner());
+        let output = nullable(logical.schema().as_arrow());
         let partition = partition.iter().map(|expr| physical(expr, input, state)).collect::<Result<Vec<_>>>()?;
         let field = |(at, expr): (usize, &Arc<dyn PhysicalExpr>)| -> Result<Field> {
             Ok(Field::new(format!("key{at}"), expr.data_type(input.as_arrow())?, true))
@@ -57,7 +57,7 @@ impl Window {
             partition,
             hasher: KeyHasher::new(key.fields().iter().map(|field| field.data_type().clone()))?,
             key,
-            input: Arc::clone(input.inner()),
+            input: nullable(input.as_arrow()),
             results: Side::new(Arc::clone(&output), false, false, true)?,
             output,
         })
