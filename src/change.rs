@@ -3,7 +3,6 @@
 //! Enters and leaves: [`Changes`], batches whose rows are inserted (+n) or retracted (-n). Always holds: an input
 //! that never retracts carries no weights at all; consolidated changes hold each row once, and none of weight 0.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, StringArray, UInt64Array};
@@ -11,6 +10,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
+use hashbrown::HashTable;
 
 use crate::error::Result;
 
@@ -195,6 +195,70 @@ impl Encoded {
     }
 }
 
+/// A hash of bytes, the same in every run; 0 of none.
+pub fn hash(key: &[u8]) -> u64 {
+    if key.is_empty() {
+        return 0;
+    }
+    let mut state = (key.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut words = key.chunks_exact(8);
+    for word in &mut words {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(word);
+        state = fold(state ^ u64::from_le_bytes(eight), 0xA076_1D64_78BD_642F);
+    }
+    let mut rest = [0; 8];
+    rest[..words.remainder().len()].copy_from_slice(words.remainder());
+    fold(state ^ u64::from_le_bytes(rest), 0xE703_7ED1_A0B4_28DB)
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// So many rows, with a table for them, fit into the cache of a core.
+const CACHED_ROWS: usize = 8 * 1024;
+
+/// The first of each kind of equal rows with the sum of their weights, if it is not 0; in order.
+fn sums(rows: &Encoded, weights: &[i64]) -> Vec<(u64, i64)> {
+    let count = weights.len();
+    let hashes: Vec<u64> = (0..count).map(|row| hash(rows.row(row))).collect();
+    // Equal rows are in the same part, and each part is small.
+    let bits = (count / CACHED_ROWS + 1).next_power_of_two().ilog2();
+    let part = |hash: u64| (hash as usize) & ((1 << bits) - 1);
+    let mut ends = vec![0_usize; (1 << bits) + 1];
+    hashes.iter().for_each(|hash| ends[part(*hash) + 1] += 1);
+    for at in 1..ends.len() {
+        ends[at] += ends[at - 1];
+    }
+    let mut parted: Vec<(u64, u32)> = vec![(0, 0); count];
+    let mut next = ends.clone();
+    for (row, hash) in hashes.into_iter().enumerate() {
+        let place = &mut next[part(hash)];
+        parted[*place] = (hash.rotate_right(bits), row as u32);
+        *place += 1;
+    }
+    let mut sums = weights.to_vec();
+    let mut is_first = vec![false; count];
+    let mut table: HashTable<(u64, u32)> = HashTable::new();
+    for bounds in ends.windows(2) {
+        table.clear();
+        for (hash, row) in &parted[bounds[0]..bounds[1]] {
+            let bytes = rows.row(*row as usize);
+            let same = |(other, first): &(u64, u32)| other == hash && rows.row(*first as usize) == bytes;
+            if let Some((_, first)) = table.find(*hash, same) {
+                sums[*first as usize] += weights[*row as usize];
+            } else {
+                table.insert_unique(*hash, (*hash, *row), |(hash, _)| *hash);
+                is_first[*row as usize] = true;
+            }
+        }
+    }
+    let all = sums.into_iter().zip(is_first).enumerate();
+    all.filter(|(_, (sum, is_first))| *is_first && *sum != 0).map(|(row, (sum, _))| (row as u64, sum)).collect()
+}
+
 /// Sums the weights of equal rows and drops those of weight 0. Rows keep the order of their first occurrence.
 pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Changes>> {
     let changes: Vec<&Changes> = changes.iter().filter(|change| !change.is_empty()).collect();
@@ -204,17 +268,8 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     // What is taken back in the end may break a NOT NULL until then.
     let all = concat(&nullable(schema), changes.iter().map(|change| &change.rows))?;
     let rows = RowEncoder::of(schema)?.encode(all.columns(), all.num_rows())?;
-    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(all.num_rows());
-    let mut kept: Vec<(u64, i64)> = Vec::with_capacity(all.num_rows());
-    let weights = changes.iter().flat_map(|change| (0..change.len()).map(|row| change.weight(row)));
-    for (row, weight) in weights.enumerate() {
-        let place = *places.entry(rows.row(row)).or_insert_with(|| {
-            kept.push((row as u64, 0));
-            kept.len() - 1
-        });
-        kept[place].1 += weight;
-    }
-    kept.retain(|(_, weight)| *weight != 0);
+    let weights: Vec<i64> = changes.iter().flat_map(|change| (0..change.len()).map(|row| change.weight(row))).collect();
+    let kept = sums(&rows, &weights);
     if kept.is_empty() {
         return Ok(None);
     }
@@ -225,7 +280,8 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     Ok(Some(Changes::weighted(with_columns(schema, rows.columns().to_vec(), count)?, weights)))
 }
 
-fn nullable(schema: &Schema) -> SchemaRef {
+/// The same columns, of which each may be NULL: within an epoch there may be rows that are taken back in the end.
+pub fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(
         schema.fields().iter().map(|field| Field::clone(field).with_nullable(true)).collect::<Vec<_>>(),
     ))

@@ -5,14 +5,19 @@
 //! share nothing; what an operator keeps it can save, and go on from there after a restart.
 
 mod aggregate;
-mod arrangement;
+pub mod arrangement;
 mod chunks;
 mod exchange;
+mod exists;
+mod index;
 mod join;
-mod keys;
+pub mod keys;
+pub mod multiset;
+mod ranking;
 mod recompute;
 mod stateless;
 mod top;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +26,8 @@ use arrow::compute::SortOptions;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, Expr, Join};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tokio::runtime::Handle;
 
@@ -265,6 +270,25 @@ fn physical(expr: &Expr, input: &DFSchema, state: &SessionState) -> Result<Arc<d
     Ok(create_physical_expr(expr, input, state.execution_props(), &context)?)
 }
 
+/// How an aggregate wants its input divided.
+fn group_exchange(aggregate: &Aggregate, state: &SessionState) -> Result<Exchange> {
+    let groups = aggregate.group_expr.iter();
+    let exprs = groups.map(|expr| physical(expr, aggregate.input.schema(), state));
+    let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
+    Exchange::by_key(exprs.collect::<Result<_>>()?, types.map(|field| field.data_type().clone()).collect())
+}
+
+/// How a join wants its inputs divided. One of NOT IN has its right side twice: by key, and counted.
+fn join_exchanges(join: &Join, state: &SessionState) -> Result<Vec<Exchange>> {
+    let [left, right] = join::key_exprs(join, state)?;
+    let types = join::key_types(join)?;
+    let mut exchanges = vec![Exchange::by_key(left, types.clone())?, Exchange::by_key(right.clone(), types)?];
+    if join.null_aware {
+        exchanges.push(Exchange::Tally { exprs: right });
+    }
+    Ok(exchanges)
+}
+
 /// The operators of a node; nothing for one that only hands on what comes from outside.
 fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
     let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
@@ -280,21 +304,28 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
             }
             Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
             Op::Aggregate { aggregate } => {
-                let input = aggregate.input.schema();
-                let exprs = aggregate.group_expr.iter();
-                let exprs = exprs.map(|expr| physical(expr, input, state));
-                let types = aggregate.schema.fields()[..aggregate.group_expr.len()].iter();
-                let types = types.map(|field| field.data_type().clone());
-                exchanges = vec![Exchange::by_key(exprs.collect::<Result<_, _>>()?, types.collect())?];
+                exchanges = vec![group_exchange(aggregate, state)?];
                 Box::new(aggregate::Aggregate::new(aggregate, append_only(0), node.append_only, state, shard)?)
             }
             Op::Join { join, left_rests, right_rests } => {
-                let [left, right] = join::key_exprs(join, state)?;
-                let types = join::key_types(join)?;
-                exchanges = vec![Exchange::by_key(left, types.clone())?, Exchange::by_key(right, types)?];
                 let rests = [*left_rests, *right_rests];
                 let grow = [append_only(0), append_only(1)];
-                Box::new(join::Join::new(join, rests, grow, node.append_only, state)?)
+                exchanges = join_exchanges(join, state)?;
+                if exists::suits(join) {
+                    Box::new(exists::Exists::new(join, rests, grow, node.append_only, state)?)
+                } else {
+                    Box::new(join::Join::new(join, rests, grow, node.append_only, state)?)
+                }
+            }
+            Op::Window { plan: logical, partition, input } => {
+                let window = window::Window::new(logical, partition, input, state)?;
+                exchanges = vec![window.exchange()?];
+                Box::new(window)
+            }
+            Op::Ranking { window, ranks, limit } => {
+                let ranking = ranking::Ranking::new(window, (ranks, *limit), append_only(0), state)?;
+                exchanges = vec![ranking.exchange()?];
+                Box::new(ranking)
             }
             Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {

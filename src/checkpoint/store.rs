@@ -5,7 +5,10 @@
 //! that one that is damaged leaves another; a file that no manifest names is removed.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
+use arrow::array::NullArray;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
@@ -230,6 +233,9 @@ fn checksum(bytes: &[u8]) -> String {
 /// A Parquet file of these batches; nothing if there are no rows.
 fn encode(batches: &[RecordBatch]) -> Result<Option<Vec<u8>>> {
     let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
+    if first.num_columns() == 0 {
+        return encode(&batches.iter().map(with_rows).collect::<Result<Vec<_>>>()?);
+    }
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_created_by(CREATED_BY.to_owned());
@@ -240,17 +246,27 @@ fn encode(batches: &[RecordBatch]) -> Result<Option<Vec<u8>>> {
     Ok(Some(writer.into_inner()?))
 }
 
+/// A file without columns would forget how many rows it has.
+const NO_COLUMNS: &str = "__no_columns";
+
+fn with_rows(batch: &RecordBatch) -> Result<RecordBatch> {
+    let schema = Arc::new(Schema::new(vec![Field::new(NO_COLUMNS, DataType::Null, true)]));
+    Ok(RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(batch.num_rows()))])?)
+}
+
 fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-    Ok(reader.collect::<Result<Vec<_>, _>>()?)
+    let batches = reader.collect::<Result<Vec<_>, _>>()?;
+    let without_rows = |batch: RecordBatch| match batch.schema().fields().as_ref() {
+        [only] if only.name() == NO_COLUMNS => batch.project(&[]),
+        _ => Ok(batch),
+    };
+    Ok(batches.into_iter().map(without_rows).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Int64Array, RecordBatch, RecordBatchOptions};
-    use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
 
@@ -258,6 +274,15 @@ mod tests {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
         let columns = vec![Arc::new(Int64Array::from(values.to_vec())) as _];
         RecordBatch::try_new_with_options(schema, columns, &RecordBatchOptions::new()).expect("batch")
+    }
+
+    #[test]
+    fn rows_without_columns_are_counted() {
+        let options = RecordBatchOptions::new().with_row_count(Some(3));
+        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).expect("rows");
+        let bytes = encode(&[rows]).expect("encodes").expect("rows");
+        let read = decode(bytes.into()).expect("decodes");
+        assert_eq!(read.iter().map(|batch| (batch.num_columns(), batch.num_rows())).collect::<Vec<_>>(), [(0, 3)]);
     }
 
     async fn rows(root: &std::path::Path) -> (Epoch, usize) {

@@ -1,202 +1,266 @@
 //! The rows of one side of a join, by key.
 //!
-//! Enters: changes with the number of each row's key. Leaves: the rows of a key. Always holds: where the input
-//! retracts, equal rows are one row with a weight, and one of weight 0 is gone; each row has a count of matches.
+//! Enters: changes with the hash of each row's key. Leaves: the rows whose key may have a hash; who asks compares the
+//! keys. Always holds: rows are chained by 32 bits of the hash, and found at the cost of the change; where the input
+//! retracts, or matches are counted, equal rows are one row with a weight, and it is found without its chain.
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use super::chunks::Chunks;
-use crate::change::{Changes, RowEncoder};
+use super::chunks::{Chunks, lengthen};
+use super::index::{Index, NONE, tag_of};
+use super::multiset::{BLOCK, Matches, Multiset};
+use crate::change::Changes;
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
-const END: u32 = u32::MAX;
+/// A hash for keys that are numbers: no two have the same chain.
+pub fn hash_of_number(number: u32) -> u64 {
+    u64::from(number.wrapping_mul(0x9E37_79B1)) << 32
+}
+
+/// How many insertions are prepared at once.
+const AHEAD: usize = 64;
+
+enum Rows {
+    /// Of an input that only grows: all rows, in the order in which they came.
+    Plain { rows: Chunks, saved: usize },
+    /// Equal rows are one.
+    Distinct(Box<Multiset>),
+}
 
 /// One side of a join.
-pub(super) struct Side {
+pub struct Side {
     schema: SchemaRef,
-    append_only: bool,
     /// Nothing is kept of a side whose other side rests.
     stored: bool,
-    rows: Chunks,
-    /// The first slot of each key's chain.
-    heads: Vec<u32>,
-    /// By slot: the next one of the chain, the weight, the matches.
+    rows: Rows,
+    /// The first slot of each chain.
+    index: Index,
+    /// By slot: the next one of the chain, and, where rows may go, the one before.
     next: Vec<u32>,
-    weights: Vec<i64>,
-    matches: Vec<i64>,
-    /// By slot, where the input retracts: the row as bytes.
-    bytes: Vec<Box<[u8]>>,
-    encoder: Option<RowEncoder>,
-    /// Since the last checkpoint.
-    added: Vec<Changes>,
-    saved_rows: usize,
-    /// All has to be saved.
-    save_whole: bool,
+    before: Vec<u32>,
+}
+
+/// A way along the chains of many keys.
+pub struct Walk {
+    /// Rows of the change, each with the slot where it stands.
+    at: Vec<(u32, u32)>,
 }
 
 impl Side {
-    pub(super) fn new(schema: SchemaRef, append_only: bool, stored: bool) -> Result<Self> {
-        let encoder = if append_only { None } else { Some(RowEncoder::of(&schema)?) };
-        Ok(Self {
-            rows: Chunks::new(SchemaRef::clone(&schema)),
-            schema,
-            append_only,
-            stored,
-            heads: Vec::new(),
-            next: Vec::new(),
-            weights: Vec::new(),
-            matches: Vec::new(),
-            bytes: Vec::new(),
-            encoder,
-            added: Vec::new(),
-            saved_rows: 0,
-            save_whole: false,
-        })
+    /// An empty side. `counts_matches`: of each row there is a number that its owner changes. `stored`: rows are kept
+    /// at all.
+    ///
+    /// # Errors
+    /// Columns of a type that cannot be compared.
+    pub fn new(schema: SchemaRef, append_only: bool, counts_matches: bool, stored: bool) -> Result<Self> {
+        let rows = if append_only && !counts_matches {
+            Rows::Plain { rows: Chunks::new(SchemaRef::clone(&schema)), saved: 0 }
+        } else {
+            Rows::Distinct(Box::new(Multiset::new(SchemaRef::clone(&schema), counts_matches)?))
+        };
+        Ok(Self { schema, stored, rows, index: Index::default(), next: Vec::new(), before: Vec::new() })
     }
 
-    pub(super) fn schema(&self) -> &SchemaRef {
+    /// Its columns.
+    pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    pub(super) fn append_only(&self) -> bool {
-        self.append_only
+    fn chunks(&self) -> &Chunks {
+        match &self.rows {
+            Rows::Plain { rows, .. } => rows,
+            Rows::Distinct(set) => set.rows(),
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
+    /// How many rows there are; equal ones count once where they are one.
+    pub fn count(&self) -> usize {
+        self.chunks().len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        let own: usize = self.bytes.iter().map(|bytes| bytes.len() + 16).sum();
-        self.rows.bytes() + self.heads.len() * 4 + self.next.len() * 20 + own
+    /// Its memory, about. Does not look at the rows.
+    pub fn bytes(&self) -> usize {
+        let rows = match &self.rows {
+            Rows::Plain { rows, .. } => rows.bytes(),
+            Rows::Distinct(set) => set.bytes(),
+        };
+        rows + self.index.bytes() + (self.next.capacity() + self.before.capacity()) * 4
     }
 
-    pub(super) fn weight(&self, slot: u32) -> i64 {
-        self.weights[slot as usize]
+    /// How often a row is there.
+    pub fn weight(&self, slot: u32) -> i64 {
+        match &self.rows {
+            Rows::Plain { .. } => 1,
+            Rows::Distinct(set) => set.weight(slot),
+        }
     }
 
-    pub(super) fn matches(&self, slot: u32) -> i64 {
-        self.matches[slot as usize]
+    /// The number that its owner keeps with a row.
+    pub fn matches(&self, slot: u32) -> i64 {
+        match &self.rows {
+            Rows::Plain { .. } => 0,
+            Rows::Distinct(set) => set.matches(slot),
+        }
     }
 
-    pub(super) fn add_matches(&mut self, slot: u32, count: i64) {
-        self.matches[slot as usize] += count;
+    /// Adds to that number.
+    pub fn add_matches(&mut self, slot: u32, count: i64) {
+        if let Rows::Distinct(set) = &mut self.rows {
+            set.add_matches(slot, count);
+        }
     }
 
-    pub(super) fn gather(&self, slots: &[u32]) -> Result<RecordBatch> {
-        self.rows.gather(slots)
+    /// The rows of these slots.
+    pub fn gather(&self, slots: &[u32]) -> Result<RecordBatch> {
+        self.chunks().gather(slots)
     }
 
-    /// The slots of a key's rows.
-    pub(super) fn chain(&self, key: u32) -> impl Iterator<Item = u32> + '_ {
-        let mut at = self.heads.get(key as usize).copied().unwrap_or(END);
+    /// All slots.
+    pub fn live(&self) -> Vec<u32> {
+        self.chunks().live()
+    }
+
+    /// The rows under one hash, the last one first.
+    pub fn chain(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+        let mut at = self.index.all(tag_of(hash)).next().unwrap_or(NONE);
         std::iter::from_fn(move || {
-            let slot = (at != END).then_some(at)?;
+            let slot = (at != NONE).then_some(at)?;
             at = self.next[slot as usize];
             Some(slot)
         })
     }
 
-    /// Adds the rows of a change, whose keys have these numbers and which have so many matches.
-    pub(super) fn add(&mut self, change: &Changes, keys: &[u32], matches: &[i64]) -> Result<()> {
-        if !self.stored {
+    /// The chains of these hashes; `wanted` says of which rows.
+    pub fn walk(&self, hashes: &[u64], wanted: impl Fn(usize) -> bool) -> Walk {
+        let heads = self.index.find(hashes).into_iter().enumerate();
+        let begun = heads.filter(|(row, slot)| *slot != NONE && wanted(*row));
+        Walk { at: begun.map(|(row, slot)| (row as u32, slot)).collect() }
+    }
+
+    /// The next rows of the change with slots that may match them; both empty at the end.
+    pub fn step(&self, walk: &mut Walk) -> (Vec<u64>, Vec<u32>) {
+        let (mut rows, mut slots) = (Vec::new(), Vec::new());
+        while rows.len() < BLOCK && !walk.at.is_empty() {
+            // One step of many chains, so that their waits for memory overlap.
+            let start = walk.at.len().saturating_sub(BLOCK - rows.len());
+            let mut left = start;
+            for at in start..walk.at.len() {
+                let (row, slot) = walk.at[at];
+                rows.push(u64::from(row));
+                slots.push(slot);
+                let next = self.next[slot as usize];
+                if next != NONE {
+                    walk.at[left] = (row, next);
+                    left += 1;
+                }
+            }
+            walk.at.truncate(left);
+        }
+        (rows, slots)
+    }
+
+    /// Adds the rows of a change, whose keys have these hashes and which have so many matches.
+    pub fn add(&mut self, change: &Changes, hashes: &[u64], matches: Matches<'_>) -> Result<()> {
+        if !self.stored || change.is_empty() {
             return Ok(());
         }
-        self.added.push(change.clone());
-        let Some(encoder) = &self.encoder else {
-            let slots = self.rows.insert(&change.rows)?;
-            for (row, slot) in slots.into_iter().enumerate() {
-                self.link(keys[row], slot, change.weight(row), matches[row]);
-            }
-            return Ok(());
-        };
-        let encoded = encoder.encode(change.rows.columns(), change.len())?;
-        for row in 0..change.len() {
-            let bytes = encoded.row(row);
-            let found = self.chain(keys[row]).find(|slot| &*self.bytes[*slot as usize] == bytes);
-            match found {
-                Some(slot) => {
-                    self.weights[slot as usize] += change.weight(row);
-                    if self.weights[slot as usize] == 0 {
-                        self.unlink(keys[row], slot);
+        match &mut self.rows {
+            Rows::Plain { rows, .. } => {
+                let slots = rows.insert(&change.rows)?;
+                lengthen(&mut self.next, rows.slots(), NONE);
+                for (slots, hashes) in slots.chunks(AHEAD).zip(hashes.chunks(AHEAD)) {
+                    self.index.warm(hashes);
+                    for (slot, hash) in slots.iter().zip(hashes) {
+                        self.next[*slot as usize] = self.index.replace(tag_of(*hash), *slot);
                     }
                 }
-                None => {
-                    let one = change.rows.slice(row, 1);
-                    let slot = self.rows.insert(&one)?[0];
-                    self.link(keys[row], slot, change.weight(row), matches[row]);
-                    self.bytes.resize(self.next.len(), Box::default());
-                    self.bytes[slot as usize] = bytes.into();
+            }
+            Rows::Distinct(set) => {
+                let applied = set.apply(change, matches)?;
+                let slots = set.rows().slots();
+                lengthen(&mut self.next, slots, NONE);
+                lengthen(&mut self.before, slots, NONE);
+                for row in applied {
+                    if row.is_new {
+                        self.link(row.slot, hashes[row.row]);
+                    } else if row.after == 0 {
+                        self.unlink(row.slot, hashes[row.row]);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn link(&mut self, key: u32, slot: u32, weight: i64, matches: i64) {
-        let (key, at) = (key as usize, slot as usize);
-        if self.heads.len() <= key {
-            self.heads.resize(key + 1, END);
+    fn link(&mut self, slot: u32, hash: u64) {
+        let next = self.index.replace(tag_of(hash), slot);
+        self.next[slot as usize] = next;
+        self.before[slot as usize] = NONE;
+        if next != NONE {
+            self.before[next as usize] = slot;
         }
-        if self.next.len() <= at {
-            self.next.resize(at + 1, END);
-            self.weights.resize(at + 1, 0);
-            self.matches.resize(at + 1, 0);
-        }
-        self.next[at] = self.heads[key];
-        self.weights[at] = weight;
-        self.matches[at] = matches;
-        self.heads[key] = slot;
     }
 
-    fn unlink(&mut self, key: u32, slot: u32) {
-        let after = self.next[slot as usize];
-        let key = key as usize;
-        if self.heads[key] == slot {
-            self.heads[key] = after;
-        } else {
-            let mut at = self.heads[key];
-            while self.next[at as usize] != slot {
-                at = self.next[at as usize];
+    fn unlink(&mut self, slot: u32, hash: u64) {
+        let (before, next) = (self.before[slot as usize], self.next[slot as usize]);
+        if next != NONE {
+            self.before[next as usize] = before;
+        }
+        match (before, next) {
+            (NONE, NONE) => self.index.remove(tag_of(hash), slot),
+            (NONE, next) => {
+                self.index.replace(tag_of(hash), next);
             }
-            self.next[at as usize] = after;
+            (before, next) => self.next[before as usize] = next,
         }
-        self.bytes[slot as usize] = Box::default();
-        self.rows.remove(slot);
     }
 
-    /// What is there was saved before, but has to be saved again if it has `moved` between shards.
-    pub(super) fn mark_saved(&mut self, moved: bool) {
-        self.save_whole = moved;
-        self.saved_rows = self.added.iter().map(Changes::len).sum();
-        self.added.clear();
+    /// What has changed since the last call.
+    pub fn save(&mut self) -> Result<Saved> {
+        match &mut self.rows {
+            Rows::Distinct(set) => set.save(),
+            Rows::Plain { rows, saved } => {
+                // Slots are given in order, and none is taken back.
+                let new: Vec<u32> = (*saved as u32..rows.slots() as u32).collect();
+                *saved = rows.slots();
+                if new.is_empty() {
+                    return Ok(Saved::Unchanged);
+                }
+                Ok(Saved::Added(new.chunks(BLOCK).map(|slots| rows.gather(slots)).collect::<Result<_>>()?))
+            }
+        }
     }
 
-    pub(super) fn save(&mut self) -> Result<Saved> {
-        if self.save_whole {
-            return self.save_whole();
+    /// What was saved of rows: the change, and how many more matches they have.
+    pub fn saved_parts(&self, batch: &RecordBatch) -> Result<(Changes, Vec<i64>)> {
+        match &self.rows {
+            Rows::Plain { .. } => Ok((Changes::inserted(batch.clone()), vec![0; batch.num_rows()])),
+            Rows::Distinct(set) => set.saved_parts(batch),
         }
-        let added = std::mem::take(&mut self.added);
-        if added.is_empty() {
-            return Ok(Saved::Unchanged);
-        }
-        self.saved_rows += added.iter().map(Changes::len).sum::<usize>();
-        if self.saved_rows > 2 * self.len() + 1000 {
-            return self.save_whole();
-        }
-        Ok(Saved::Added(added.iter().map(Changes::with_weight_column).collect::<Result<_>>()?))
     }
 
-    /// All rows with their weights.
-    pub(super) fn save_whole(&mut self) -> Result<Saved> {
-        self.added.clear();
-        self.save_whole = false;
-        self.saved_rows = self.len();
-        let live = self.rows.live();
-        let weights = Int64Array::from_iter_values(live.iter().map(|slot| self.weight(*slot)));
-        let whole = Changes::weighted(self.rows.gather(&live)?, weights);
-        Ok(Saved::Whole(vec![whole.with_weight_column()?]))
+    /// What was added so far was saved before; if it has `moved` between shards, it has to be saved again.
+    pub fn mark_saved(&mut self, moved: bool) {
+        match &mut self.rows {
+            Rows::Plain { rows, saved } if !moved => *saved = rows.slots(),
+            Rows::Distinct(set) if !moved => set.mark_saved(),
+            _ => {}
+        }
+    }
+
+    /// All of it.
+    pub fn save_whole(&mut self) -> Result<Saved> {
+        match &mut self.rows {
+            Rows::Distinct(set) => set.save_whole(),
+            Rows::Plain { saved, .. } => {
+                *saved = 0;
+                Ok(match self.save()? {
+                    Saved::Added(batches) => Saved::Whole(batches),
+                    other => other,
+                })
+            }
+        }
     }
 }

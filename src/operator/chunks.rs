@@ -1,26 +1,39 @@
 //! Rows in columns, each under a number that stays.
 //!
 //! Enters: batches. Leaves: a *slot* for each row, under which it is found until it is removed. Always holds: small
-//! chunks are merged, dead rows are dropped, so that the work of an insert is logarithmic in the rows, amortised.
+//! chunks are merged, dead rows are dropped, so that the work of an insert is logarithmic in the rows, amortised; a
+//! large chunk is written once and stays.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::interleave_record_batch;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::error::Result;
+use crate::change::{concat, with_columns};
+use crate::error::{Error, Result};
 
-const CHUNK_ROWS: usize = 64 * 1024;
+/// The rows of a chunk have numbers of 16 bits.
+const CHUNK_ROWS: usize = 1 << 16;
+/// So many chunks of a size become one of the next.
+const MERGED: usize = 8;
 const NOWHERE: u32 = u32::MAX;
 
 /// Rows of one schema.
 pub(super) struct Chunks {
     schema: SchemaRef,
     chunks: Vec<Chunk>,
-    /// Chunk and row of each slot.
-    places: Vec<(u32, u32)>,
+    /// Places in `chunks` that are empty.
+    holes: Vec<usize>,
+    /// Those that will be merged, the last made last.
+    small: Vec<usize>,
+    /// Those that have become sparse.
+    sparse: Vec<usize>,
+    /// Of each slot the place of its chunk, and that of its row in the lower 16 bits.
+    places: Vec<u32>,
     free: Vec<u32>,
+    /// Of all chunks.
+    bytes: usize,
 }
 
 struct Chunk {
@@ -28,11 +41,47 @@ struct Chunk {
     /// The slot of each row, or [`NOWHERE`].
     slots: Vec<u32>,
     live: usize,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn new(batch: RecordBatch, slots: Vec<u32>, live: usize) -> Self {
+        let bytes = batch.get_array_memory_size() + slots.capacity() * 4;
+        Self { batch, slots, live, bytes }
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.slots.len() > 1024 && self.live * 2 < self.slots.len()
+    }
+
+    /// Chunks of one level are merged; from half of the full size on they are left as they are.
+    fn level(&self) -> u32 {
+        self.slots.len().max(1).ilog2() / MERGED.ilog2()
+    }
+}
+
+/// Lengthens a list, with little room to spare: there is one entry for each of many rows.
+pub(super) fn lengthen<T: Clone>(list: &mut Vec<T>, length: usize, with: T) {
+    if length > list.capacity() {
+        list.reserve_exact(length - list.len() + length / 8);
+    }
+    if length > list.len() {
+        list.resize(length, with);
+    }
 }
 
 impl Chunks {
     pub(super) fn new(schema: SchemaRef) -> Self {
-        Self { schema, chunks: Vec::new(), places: Vec::new(), free: Vec::new() }
+        Self {
+            schema,
+            chunks: Vec::new(),
+            holes: Vec::new(),
+            small: Vec::new(),
+            sparse: Vec::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// How many rows there are.
@@ -42,21 +91,22 @@ impl Chunks {
 
     /// The memory of the rows, about.
     pub(super) fn bytes(&self) -> usize {
-        let chunks = self.chunks.iter().map(|chunk| chunk.batch.get_array_memory_size() + chunk.slots.len() * 4);
-        chunks.sum::<usize>() + self.places.len() * 8
+        self.bytes + (self.places.capacity() + self.free.capacity()) * 4
+    }
+
+    /// One more than the largest slot that was ever given.
+    pub(super) fn slots(&self) -> usize {
+        self.places.len()
     }
 
     /// Keeps the rows; gives the slot of each.
     pub(super) fn insert(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let slots: Vec<u32> = (0..batch.num_rows())
-            .map(|_| match self.free.pop() {
-                Some(slot) => slot,
-                None => {
-                    self.places.push((NOWHERE, 0));
-                    (self.places.len() - 1) as u32
-                }
-            })
-            .collect();
+        let reused = self.free.len().min(batch.num_rows());
+        let mut slots = self.free.split_off(self.free.len() - reused);
+        slots.reverse();
+        let start = self.places.len();
+        lengthen(&mut self.places, start + batch.num_rows() - reused, NOWHERE);
+        slots.extend(start as u32..self.places.len() as u32);
         self.put(&slots, batch)?;
         Ok(slots)
     }
@@ -64,94 +114,145 @@ impl Chunks {
     /// Drops a row; its slot may be given again.
     pub(super) fn remove(&mut self, slot: u32) {
         self.forget(slot);
-        self.places[slot as usize] = (NOWHERE, 0);
+        self.places[slot as usize] = NOWHERE;
         self.free.push(slot);
     }
 
     fn forget(&mut self, slot: u32) {
-        let (chunk, row) = self.places[slot as usize];
-        if chunk != NOWHERE {
-            let chunk = &mut self.chunks[chunk as usize];
-            chunk.slots[row as usize] = NOWHERE;
-            chunk.live -= 1;
+        let place = self.places[slot as usize];
+        if place == NOWHERE {
+            return;
+        }
+        let at = place as usize / CHUNK_ROWS;
+        let chunk = &mut self.chunks[at];
+        let was_sparse = chunk.is_sparse();
+        chunk.slots[place as usize % CHUNK_ROWS] = NOWHERE;
+        chunk.live -= 1;
+        if chunk.is_sparse() && !was_sparse {
+            self.sparse.push(at);
         }
     }
 
     fn put(&mut self, slots: &[u32], batch: &RecordBatch) -> Result<()> {
-        if slots.is_empty() {
-            return Ok(());
+        for start in (0..slots.len()).step_by(CHUNK_ROWS) {
+            let rows = CHUNK_ROWS.min(slots.len() - start);
+            let batch = compact(&batch.slice(start, rows))?;
+            self.push(Chunk::new(batch, slots[start..start + rows].to_vec(), rows))?;
+            self.merge_small()?;
         }
-        self.push(Chunk { batch: compact(batch)?, slots: slots.to_vec(), live: slots.len() });
-        while let [.., before, last] = self.chunks.as_slice() {
-            let small = before.live <= 2 * last.live && before.live + last.live <= CHUNK_ROWS;
-            let sparse = before.slots.len() > 1024 && before.live * 2 < before.slots.len();
-            if !small && !sparse {
-                break;
-            }
-            let last = self.chunks.pop();
-            let before = self.chunks.pop();
-            let parts: Vec<Chunk> = before.into_iter().chain(last).collect();
-            let merged = self.merged(&parts)?;
-            self.push(merged);
-        }
-        self.drop_sparse()
+        self.tidy()
     }
 
-    fn push(&mut self, chunk: Chunk) {
-        let at = self.chunks.len() as u32;
-        for (row, slot) in chunk.slots.iter().enumerate() {
-            if *slot != NOWHERE {
-                self.places[*slot as usize] = (at, row as u32);
+    /// Merges the last chunks as long as there are many of their size, or enough for a large one.
+    fn merge_small(&mut self) -> Result<()> {
+        while let Some(level) = self.small.last().map(|last| self.chunks[*last].level()) {
+            let (mut run, mut rows) = (0, 0);
+            for at in self.small.iter().rev() {
+                let chunk = &self.chunks[*at];
+                if chunk.level() > level || rows + chunk.live > CHUNK_ROWS {
+                    break;
+                }
+                (run, rows) = (run + 1, rows + chunk.live);
+            }
+            if run < 2 || (run < MERGED && rows < CHUNK_ROWS / 2) {
+                return Ok(());
+            }
+            let parts: Vec<Chunk> =
+                self.small.split_off(self.small.len() - run).into_iter().map(|at| self.cut_out(at)).collect();
+            let merged = self.merged(&parts)?;
+            self.push(merged)?;
+        }
+        Ok(())
+    }
+
+    /// Rewrites the chunks of which most rows are dead. That costs as much as it cost to put the rows there.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        while let Some(at) = self.sparse.pop() {
+            if !self.chunks[at].is_sparse() {
+                continue;
+            }
+            self.small.retain(|small| *small != at);
+            let chunk = self.cut_out(at);
+            if chunk.live > 0 {
+                let merged = self.merged(&[chunk])?;
+                self.push(merged)?;
+                self.merge_small()?;
             }
         }
-        self.chunks.push(chunk);
+        Ok(())
+    }
+
+    fn cut_out(&mut self, at: usize) -> Chunk {
+        self.holes.push(at);
+        let hole =
+            Chunk { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), slots: Vec::new(), live: 0, bytes: 0 };
+        let chunk = std::mem::replace(&mut self.chunks[at], hole);
+        self.bytes -= chunk.bytes;
+        chunk
+    }
+
+    fn push(&mut self, chunk: Chunk) -> Result<()> {
+        let at = self.holes.pop().unwrap_or(self.chunks.len());
+        if at + 1 >= CHUNK_ROWS {
+            return Err(Error::query("the state of one operator has too many rows for one thread"));
+        }
+        for (row, slot) in chunk.slots.iter().enumerate() {
+            if *slot != NOWHERE {
+                self.places[*slot as usize] = (at * CHUNK_ROWS + row) as u32;
+            }
+        }
+        self.bytes += chunk.bytes;
+        if chunk.slots.len() < CHUNK_ROWS / 2 {
+            self.small.push(at);
+        }
+        if at == self.chunks.len() {
+            self.chunks.push(chunk);
+        } else {
+            self.chunks[at] = chunk;
+        }
+        Ok(())
     }
 
     fn merged(&self, parts: &[Chunk]) -> Result<Chunk> {
-        let mut slots = Vec::new();
+        let live: usize = parts.iter().map(|part| part.live).sum();
+        let mut slots = Vec::with_capacity(live);
         let mut rows = Vec::new();
+        let whole = parts.iter().all(|part| part.live == part.slots.len());
         for (part, chunk) in parts.iter().enumerate() {
-            for (row, slot) in chunk.slots.iter().enumerate().filter(|(_, slot)| **slot != NOWHERE) {
+            let alive = chunk.slots.iter().enumerate().filter(|(_, slot)| **slot != NOWHERE);
+            for (row, slot) in alive {
                 slots.push(*slot);
-                rows.push((part, row));
+                if !whole {
+                    rows.push((part, row));
+                }
             }
         }
         let batches: Vec<&RecordBatch> = parts.iter().map(|part| &part.batch).collect();
-        let live = slots.len();
-        Ok(Chunk { batch: compact(&pick(&self.schema, &batches, &rows)?)?, slots, live })
-    }
-
-    /// Rewrites a chunk of which most rows are dead. One at a time: the work follows the change.
-    fn drop_sparse(&mut self) -> Result<()> {
-        let sparse = |chunk: &Chunk| chunk.slots.len() > 1024 && chunk.live * 2 < chunk.slots.len();
-        let Some(at) = self.chunks.iter().position(sparse) else { return Ok(()) };
-        let last = self.chunks.len() - 1;
-        self.chunks.swap(at, last);
-        let moved = &self.chunks[at];
-        for (row, slot) in moved.slots.iter().enumerate().filter(|(_, slot)| **slot != NOWHERE) {
-            self.places[*slot as usize] = (at as u32, row as u32);
-        }
-        let Some(chunk) = self.chunks.pop() else { return Ok(()) };
-        let merged = self.merged(&[chunk])?;
-        self.push(merged);
-        Ok(())
+        let batch = if whole { concat(&self.schema, batches)? } else { pick(&self.schema, &batches, &rows)? };
+        Ok(Chunk::new(compact(&batch)?, slots, live))
     }
 
     /// The rows of these slots, in this order.
     pub(super) fn gather(&self, slots: &[u32]) -> Result<RecordBatch> {
+        let (batches, rows) = self.find(slots);
+        pick(&self.schema, &batches, &rows)
+    }
+
+    /// The chunks that hold these slots, and where in them the rows are.
+    fn find(&self, slots: &[u32]) -> (Vec<&RecordBatch>, Vec<(usize, usize)>) {
         let mut used: Vec<u32> = vec![NOWHERE; self.chunks.len()];
         let mut batches = Vec::new();
         let mut rows = Vec::with_capacity(slots.len());
         for slot in slots {
-            let (chunk, row) = self.places[*slot as usize];
-            let at = &mut used[chunk as usize];
+            let place = self.places[*slot as usize] as usize;
+            let at = &mut used[place / CHUNK_ROWS];
             if *at == NOWHERE {
                 *at = batches.len() as u32;
-                batches.push(&self.chunks[chunk as usize].batch);
+                batches.push(&self.chunks[place / CHUNK_ROWS].batch);
             }
-            rows.push((*at as usize, row as usize));
+            rows.push((*at as usize, place % CHUNK_ROWS));
         }
-        pick(&self.schema, &batches, &rows)
+        (batches, rows)
     }
 
     /// All slots that hold a row.
@@ -160,15 +261,16 @@ impl Chunks {
     }
 }
 
+/// Rows of several batches.
 fn pick(schema: &SchemaRef, batches: &[&RecordBatch], rows: &[(usize, usize)]) -> Result<RecordBatch> {
     if rows.is_empty() {
         return Ok(RecordBatch::new_empty(Arc::clone(schema)));
     }
-    if schema.fields().is_empty() {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        return Ok(RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &options)?);
-    }
-    Ok(interleave_record_batch(batches, rows)?)
+    let picked = (0..schema.fields().len()).map(|at| {
+        let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
+        Ok(interleave(&arrays, rows)?)
+    });
+    with_columns(schema, picked.collect::<Result<_>>()?, rows.len())
 }
 
 /// Views are copied, so that a row does not hold the whole batch that it came with.
@@ -180,8 +282,7 @@ fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
             _ => Arc::clone(column),
         }
     });
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns.collect(), &options)?)
+    with_columns(&batch.schema(), columns.collect(), batch.num_rows())
 }
 
 #[cfg(test)]
@@ -219,6 +320,7 @@ mod tests {
                             chunks.remove(*slot);
                             model.remove(slot);
                         }
+                        chunks.tidy().expect("tidies");
                     }
                 }
                 prop_assert_eq!(chunks.len(), model.len());

@@ -1,17 +1,18 @@
 //! From one way of dividing rows to another.
 //!
-//! Enters: the changes of all shards. Leaves: the same, by the hash of a key, or all in the first shard. Always
-//! holds: equal keys go to one shard, in this run and in every later one.
+//! Enters: the changes of all shards. Leaves: the same, by the hash of a key, or all in the first shard; or their
+//! number, for all shards. Always holds: equal keys go to one shard, in this run and in every later one.
 
 use std::sync::Arc;
 
-use arrow::array::UInt64Array;
+use arrow::array::{ArrayRef, Int64Array, UInt64Array};
 use arrow::datatypes::DataType;
 use datafusion::physical_expr::PhysicalExpr;
 
-use super::keys::{canonical, evaluate, hash, shard_of};
+use super::exists::tally_schema;
+use super::keys::{KeyHasher, evaluate_key, nulls, shard_of};
 use super::{EpochContext, Operator};
-use crate::change::{Changes, RowEncoder, count};
+use crate::change::{Changes, count, with_columns};
 use crate::error::{Error, Result};
 
 /// How an operator wants its input divided.
@@ -21,7 +22,9 @@ pub(super) enum Exchange {
     /// All in the first shard.
     One,
     /// By the hash of these columns.
-    Key { exprs: Vec<Arc<dyn PhysicalExpr>>, encoder: RowEncoder },
+    Key { exprs: Vec<Arc<dyn PhysicalExpr>>, hasher: KeyHasher },
+    /// How many rows there are, and in how many a column is NULL: the same for all shards.
+    Tally { exprs: Vec<Arc<dyn PhysicalExpr>> },
 }
 
 impl Exchange {
@@ -30,22 +33,23 @@ impl Exchange {
         if exprs.is_empty() {
             return Ok(Exchange::One);
         }
-        Ok(Exchange::Key { exprs, encoder: RowEncoder::new(types)? })
+        Ok(Exchange::Key { exprs, hasher: KeyHasher::new(types)? })
     }
 
     /// Divides the changes of all shards anew.
     pub(super) fn divide(&self, changes: Vec<Vec<Changes>>, shards: usize) -> Result<Vec<Vec<Changes>>> {
         match self {
             Exchange::None => Ok(changes),
+            Exchange::Tally { exprs } => Ok(vec![tally(exprs, &changes)?; shards]),
             _ if shards == 1 => Ok(changes),
             Exchange::One => {
                 let mut all = vec![Vec::new(); shards];
                 all[0] = changes.into_iter().flatten().collect();
                 Ok(all)
             }
-            Exchange::Key { exprs, encoder } => {
+            Exchange::Key { exprs, hasher } => {
                 let rows: usize = changes.iter().map(|changes| count(changes)).sum();
-                let divide = |changes: Vec<Changes>| by_key(exprs, encoder, &changes, shards);
+                let divide = |changes: Vec<Changes>| by_key(exprs, hasher, &changes, shards);
                 let parts: Vec<Vec<Vec<Changes>>> = if rows < super::PARALLEL_ROWS {
                     changes.into_iter().map(divide).collect::<Result<_>>()?
                 } else {
@@ -72,17 +76,16 @@ impl Exchange {
 
 fn by_key(
     exprs: &[Arc<dyn PhysicalExpr>],
-    encoder: &RowEncoder,
+    hasher: &KeyHasher,
     changes: &[Changes],
     shards: usize,
 ) -> Result<Vec<Vec<Changes>>> {
     let mut divided = vec![Vec::new(); shards];
     for change in changes {
-        let keys: Vec<_> = evaluate(exprs, &change.rows)?.iter().map(canonical).collect();
-        let encoded = encoder.encode(&keys, change.len())?;
+        let hashes = hasher.hashes(&evaluate_key(exprs, &change.rows)?, change.len())?;
         let mut rows: Vec<Vec<u64>> = vec![Vec::new(); shards];
-        for row in 0..encoded.len() {
-            rows[shard_of(hash(encoded.row(row)), shards)].push(row as u64);
+        for (row, hash) in hashes.into_iter().enumerate() {
+            rows[shard_of(hash, shards)].push(row as u64);
         }
         for (shard, rows) in rows.into_iter().enumerate() {
             if rows.len() == change.len() {
@@ -93,6 +96,23 @@ fn by_key(
         }
     }
     Ok(divided)
+}
+
+/// By how much the numbers of rows and of NULLs change.
+fn tally(exprs: &[Arc<dyn PhysicalExpr>], changes: &[Vec<Changes>]) -> Result<Vec<Changes>> {
+    let (mut rows, mut null_rows) = (0, 0);
+    for change in changes.iter().flatten() {
+        let nulls = nulls(&evaluate_key(exprs, &change.rows)?);
+        for row in 0..change.len() {
+            rows += change.weight(row);
+            null_rows += if nulls.as_ref().is_some_and(|nulls| nulls[row]) { change.weight(row) } else { 0 };
+        }
+    }
+    if rows == 0 && null_rows == 0 {
+        return Ok(Vec::new());
+    }
+    let columns = [rows, null_rows].map(|sum| Arc::new(Int64Array::from(vec![sum])) as ArrayRef);
+    Ok(vec![Changes::inserted(with_columns(&tally_schema(), columns.to_vec(), 1)?)])
 }
 
 /// What the other shards do where all work is in the first.

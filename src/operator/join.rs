@@ -1,32 +1,31 @@
 //! Joins of two growing sides.
 //!
 //! Enters: changes of either side. Leaves: changes of the result, weights multiplied. Always holds: each side's
-//! change meets all that the other side holds: ΔL ⋈ R, then (L + ΔL) ⋈ ΔR; outer, semi, anti and mark joins count
-//! the matches of each kept row, and answer when the count leaves 0 or comes back to it.
+//! change meets all that the other side holds: ΔL ⋈ R, then (L + ΔL) ⋈ ΔR; outer joins, and others whose condition
+//! is more than equal keys, count the matches of each kept row, and answer when the count leaves 0 or comes back to
+//! it. Pairs are made in blocks: a join without keys needs memory for its result, and not for all pairs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::{JoinType, NullEquality};
+use datafusion::common::{DFSchema, JoinType, NullEquality};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{ExprSchemable, Join as Plan};
 use datafusion::physical_expr::PhysicalExpr;
+use hashbrown::HashMap;
 
 use super::arrangement::Side;
-use super::keys::{Keys, evaluate, has_null, hash};
+use super::keys::{KeyHasher, evaluate_key, nulls};
+use super::multiset::Matches;
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, RowEncoder, take_rows, with_columns};
+use crate::change::{Changes, nullable, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
-/// Pairs that are made into rows at once.
-const PAIRS: usize = 32 * 1024;
-
 /// What becomes of the rows of a side by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
+pub(super) enum Kept {
     /// Nothing.
     No,
     /// They stand with NULLs while they have no match.
@@ -39,13 +38,46 @@ enum Kept {
     Mark,
 }
 
+impl Kept {
+    /// Of both sides.
+    pub(super) fn of(join: JoinType) -> [Self; 2] {
+        match join {
+            JoinType::Inner => [Kept::No, Kept::No],
+            JoinType::Left => [Kept::Outer, Kept::No],
+            JoinType::Right => [Kept::No, Kept::Outer],
+            JoinType::Full => [Kept::Outer, Kept::Outer],
+            JoinType::LeftSemi => [Kept::Semi, Kept::No],
+            JoinType::RightSemi => [Kept::No, Kept::Semi],
+            JoinType::LeftAnti => [Kept::Anti, Kept::No],
+            JoinType::RightAnti => [Kept::No, Kept::Anti],
+            JoinType::LeftMark => [Kept::Mark, Kept::No],
+            JoinType::RightMark => [Kept::No, Kept::Mark],
+        }
+    }
+
+    /// What a row of this weight adds to the result when its first match comes, or its last one goes: weights, each
+    /// with the mark of the row.
+    pub(super) fn flipped(self, matched: bool, weight: i64, mut push: impl FnMut(i64, bool)) {
+        match self {
+            Kept::Mark => {
+                push(-weight, !matched);
+                push(weight, matched);
+            }
+            Kept::Semi => push(if matched { weight } else { -weight }, matched),
+            _ => push(if matched { -weight } else { weight }, matched),
+        }
+    }
+}
+
 /// The join of one shard's keys.
 pub(super) struct Join {
     sides: [Side; 2],
     kept: [Kept; 2],
     exprs: [Vec<Arc<dyn PhysicalExpr>>; 2],
+    hasher: KeyHasher,
     /// The side that comes to rest first is applied first.
     first: usize,
+    /// The result has the columns of both sides.
     pairs: bool,
     nulls_match: bool,
     filter: Option<Arc<dyn PhysicalExpr>>,
@@ -53,8 +85,17 @@ pub(super) struct Join {
     both: SchemaRef,
     output: SchemaRef,
     append_only: bool,
-    encoder: RowEncoder,
-    keys: Keys,
+}
+
+/// One side's change on its way through the join.
+struct Change<'a> {
+    side: usize,
+    rows: &'a Changes,
+    keys: Vec<ArrayRef>,
+    /// The matches of each row, counted by weight.
+    counts: Vec<i64>,
+    /// Rows of the other side whose count changes, with what it was.
+    touched: HashMap<u32, i64>,
 }
 
 /// The key expressions of both sides.
@@ -80,174 +121,142 @@ impl Join {
         output_append_only: bool,
         state: &SessionState,
     ) -> Result<Self> {
-        let exprs = key_exprs(plan, state)?;
-        let encoder = RowEncoder::new(key_types(plan)?)?;
         let joined = plan.left.schema().join(plan.right.schema())?;
         let filter = plan.filter.as_ref();
         let filter = filter.map(|filter| physical(filter, &joined, state)).transpose()?;
-        let kept = match plan.join_type {
-            JoinType::Inner => [Kept::No, Kept::No],
-            JoinType::Left => [Kept::Outer, Kept::No],
-            JoinType::Right => [Kept::No, Kept::Outer],
-            JoinType::Full => [Kept::Outer, Kept::Outer],
-            JoinType::LeftSemi => [Kept::Semi, Kept::No],
-            JoinType::RightSemi => [Kept::No, Kept::Semi],
-            JoinType::LeftAnti => [Kept::Anti, Kept::No],
-            JoinType::RightAnti => [Kept::No, Kept::Anti],
-            JoinType::LeftMark => [Kept::Mark, Kept::No],
-            JoinType::RightMark => [Kept::No, Kept::Mark],
-        };
+        let kept = Kept::of(plan.join_type);
         let pairs = matches!(plan.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
-        let schemas = [Arc::clone(plan.left.schema().inner()), Arc::clone(plan.right.schema().inner())];
-        let [left, right] = schemas;
-        // What a side at rest will never ask for is not stored, unless its own matches are counted.
-        let stored = |other: usize| !rests[other] || kept[other] != Kept::No;
-        let sides = [Side::new(left, append_only[0], stored(1))?, Side::new(right, append_only[1], stored(0))?];
+        let side = |at: usize, schema: &DFSchema| {
+            // What a side at rest will never ask for is not stored.
+            Side::new(nullable(schema.as_arrow()), append_only[at], kept[at] != Kept::No, !rests[1 - at])
+        };
         Ok(Self {
-            sides,
+            sides: [side(0, plan.left.schema())?, side(1, plan.right.schema())?],
             kept,
-            exprs,
+            exprs: key_exprs(plan, state)?,
+            hasher: KeyHasher::new(key_types(plan)?)?,
             first: usize::from(rests[1]),
             pairs,
             nulls_match: plan.null_equality == NullEquality::NullEqualsNull,
             filter,
-            both: Arc::clone(joined.inner()),
-            output: Arc::clone(plan.schema.inner()),
+            both: nullable(joined.as_arrow()),
+            output: nullable(plan.schema.as_arrow()),
             append_only: output_append_only,
-            encoder,
-            keys: Keys::default(),
         })
     }
 
     /// Applies the changes of one side; `out` gets what changes in the result.
-    fn apply(&mut self, side: usize, change: &Changes, out: &mut Vec<Changes>) -> Result<()> {
-        let columns = evaluate(&self.exprs[side], &change.rows)?;
-        let encoded = self.encoder.encode(&columns, change.len())?;
-        let numbers: Vec<u32> = (0..encoded.len())
-            .map(|row| {
-                let key = encoded.row(row);
-                self.keys.intern(hash(key), key).0
-            })
-            .collect();
-        let mut counts = vec![0_i64; change.len()];
-        // Rows of the other side whose count changes, with what it was.
-        let mut touched: BTreeMap<u32, i64> = BTreeMap::new();
-        let (mut rows, mut slots) = (Vec::new(), Vec::new());
-        for (row, number) in numbers.iter().enumerate() {
-            if self.nulls_match || !has_null(&columns, row) {
-                for slot in self.sides[1 - side].chain(*number) {
-                    rows.push(row as u64);
-                    slots.push(slot);
-                }
+    fn apply(&mut self, side: usize, rows: &Changes, out: &mut Vec<Changes>) -> Result<()> {
+        let keys = evaluate_key(&self.exprs[side], &rows.rows)?;
+        let hashes = self.hasher.hashes(&keys, rows.len())?;
+        let nulls = if self.nulls_match { None } else { nulls(&keys) };
+        let (counts, touched) = (vec![0; rows.len()], HashMap::new());
+        let mut change = Change { side, rows, keys, counts, touched };
+        let mut walk = self.sides[1 - side].walk(&hashes, |row| nulls.as_ref().is_none_or(|nulls| !nulls[row]));
+        loop {
+            let (rows, slots) = self.sides[1 - side].step(&mut walk);
+            if rows.is_empty() {
+                break;
             }
-            if rows.len() >= PAIRS || (row + 1 == change.len() && !rows.is_empty()) {
-                self.meet(side, change, &rows, &slots, &mut counts, &mut touched, out)?;
-                rows.clear();
-                slots.clear();
-            }
+            self.meet(&mut change, rows, slots, out)?;
         }
-        self.answer_touched(1 - side, &touched, out)?;
-        self.answer_own(side, change, &counts, out)?;
-        self.sides[side].add(change, &numbers, &counts)
+        self.answer_touched(1 - side, &change.touched, out)?;
+        self.answer_own(&change, out)?;
+        let counts = change.counts;
+        let Some(nulls) = nulls else { return self.sides[side].add(rows, &hashes, Matches::Of(&counts)) };
+        // A row without a key meets nothing, ever.
+        let kept: Vec<u64> = (0..rows.len()).filter(|row| !nulls[*row]).map(|row| row as u64).collect();
+        let (hashes, counts): (Vec<u64>, Vec<i64>) =
+            kept.iter().map(|row| (hashes[*row as usize], counts[*row as usize])).unzip();
+        self.sides[side].add(&rows.take(&UInt64Array::from(kept))?, &hashes, Matches::Of(&counts))
     }
 
-    /// Pairs of changed rows and rows of the other side with the same key.
-    #[allow(clippy::too_many_arguments)]
+    /// Changed rows beside rows of the other side whose key may be theirs.
     fn meet(
         &mut self,
-        side: usize,
-        change: &Changes,
-        rows: &[u64],
-        slots: &[u32],
-        counts: &mut [i64],
-        touched: &mut BTreeMap<u32, i64>,
+        change: &mut Change<'_>,
+        mut rows: Vec<u64>,
+        mut slots: Vec<u32>,
         out: &mut Vec<Changes>,
     ) -> Result<()> {
-        let other = 1 - side;
-        let wants_rows = self.pairs || self.filter.is_some();
-        let mut pairs = None;
-        let mut keep: Option<BooleanArray> = None;
-        if wants_rows {
-            let own = take_rows(&change.rows, &UInt64Array::from(rows.to_vec()))?;
-            let theirs = self.sides[other].gather(slots)?;
-            let (left, right) = if side == 0 { (own, theirs) } else { (theirs, own) };
-            let columns: Vec<ArrayRef> = left.columns().iter().chain(right.columns()).cloned().collect();
-            let both = with_columns(&self.both, columns, rows.len())?;
-            if let Some(filter) = &self.filter {
-                let passed = filter.evaluate(&both)?.into_array(rows.len())?;
-                keep = Some(passed.as_boolean().clone());
-            }
-            pairs = Some(both);
+        let (side, other) = (change.side, 1 - change.side);
+        let places = UInt64Array::from(rows.clone());
+        let mut own = take_rows(&change.rows.rows, &places)?;
+        let mut theirs = self.sides[other].gather(&slots)?;
+        let keys = change.keys.iter().map(|key| Ok(arrow::compute::take(key, &places, None)?));
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        let equal = self.hasher.equal(&keys, &evaluate_key(&self.exprs[other], &theirs)?, rows.len())?;
+        if let Some(equal) = equal {
+            (own, theirs) = (keep_rows(&own, &equal)?, keep_rows(&theirs, &equal)?);
+            keep(&mut rows, &equal);
+            keep(&mut slots, &equal);
         }
-        let passes = |at: usize| keep.as_ref().is_none_or(|keep| keep.is_valid(at) && keep.value(at));
-        let mut kept = Vec::with_capacity(rows.len());
+        let (left, right) = if side == 0 { (own, theirs) } else { (theirs, own) };
+        let columns: Vec<ArrayRef> = left.columns().iter().chain(right.columns()).cloned().collect();
+        let mut both = with_columns(&self.both, columns, rows.len())?;
+        if let Some(filter) = &self.filter {
+            let passed = filter.evaluate(&both)?.into_array(rows.len())?;
+            let passed = match passed.as_boolean() {
+                passed if passed.null_count() > 0 => arrow::compute::prep_null_mask_filter(passed),
+                passed => passed.clone(),
+            };
+            if passed.true_count() < rows.len() {
+                both = if self.pairs { keep_rows(&both, &passed)? } else { both };
+                keep(&mut rows, &passed);
+                keep(&mut slots, &passed);
+            }
+        }
         let mut weights = Vec::with_capacity(rows.len());
-        for at in (0..rows.len()).filter(|at| passes(*at)) {
-            let (row, slot) = (rows[at] as usize, slots[at]);
-            let (own, theirs) = (change.weight(row), self.sides[other].weight(slot));
-            kept.push(at as u64);
+        for (row, slot) in rows.iter().zip(&slots) {
+            let (own, theirs) = (change.rows.weight(*row as usize), self.sides[other].weight(*slot));
             weights.push(own * theirs);
-            counts[row] += theirs;
+            change.counts[*row as usize] += theirs;
             if self.kept[other] != Kept::No {
-                touched.entry(slot).or_insert(self.sides[other].matches(slot));
-                self.sides[other].add_matches(slot, own);
+                change.touched.entry(*slot).or_insert(self.sides[other].matches(*slot));
+                self.sides[other].add_matches(*slot, own);
             }
         }
-        if self.pairs
-            && let Some(pairs) = pairs
-        {
-            let rows = if kept.len() == rows.len() { pairs } else { take_rows(&pairs, &UInt64Array::from(kept))? };
-            let rows = with_columns(&self.output, rows.columns().to_vec(), weights.len())?;
+        if self.pairs {
+            let rows = with_columns(&self.output, both.columns().to_vec(), weights.len())?;
             self.emit(rows, weights, out);
         }
         Ok(())
     }
 
     /// What the rows of a change are by themselves.
-    fn answer_own(&self, side: usize, change: &Changes, counts: &[i64], out: &mut Vec<Changes>) -> Result<()> {
-        let kept = self.kept[side];
+    fn answer_own(&self, change: &Change<'_>, out: &mut Vec<Changes>) -> Result<()> {
+        let kept = self.kept[change.side];
         if kept == Kept::No {
             return Ok(());
         }
         let stands = |row: usize| match kept {
             Kept::Mark => true,
-            Kept::Semi => counts[row] != 0,
-            _ => counts[row] == 0,
+            Kept::Semi => change.counts[row] != 0,
+            _ => change.counts[row] == 0,
         };
-        let rows: Vec<u64> = (0..change.len()).filter(|row| stands(*row)).map(|row| row as u64).collect();
-        let weights = rows.iter().map(|row| change.weight(*row as usize)).collect();
-        let marks = rows.iter().map(|row| counts[*row as usize] != 0).collect();
-        let rows = take_rows(&change.rows, &UInt64Array::from(rows))?;
-        self.emit_alone(side, &rows, weights, marks, out)
+        let rows: Vec<u64> = (0..change.rows.len()).filter(|row| stands(*row)).map(|row| row as u64).collect();
+        let weights = rows.iter().map(|row| change.rows.weight(*row as usize)).collect();
+        let marks = rows.iter().map(|row| change.counts[*row as usize] != 0).collect();
+        let rows = take_rows(&change.rows.rows, &UInt64Array::from(rows))?;
+        self.emit_alone(change.side, &rows, weights, marks, out)
     }
 
     /// What becomes of rows whose count of matches has left 0 or come back to it.
-    fn answer_touched(&self, side: usize, touched: &BTreeMap<u32, i64>, out: &mut Vec<Changes>) -> Result<()> {
-        let kept = self.kept[side];
+    fn answer_touched(&self, side: usize, touched: &HashMap<u32, i64>, out: &mut Vec<Changes>) -> Result<()> {
+        let matched = |slot: u32| self.sides[side].matches(slot) != 0;
+        let flipped = touched.iter().filter(|(slot, before)| (**before != 0) != matched(**slot));
+        let mut flipped: Vec<u32> = flipped.map(|(slot, _)| *slot).collect();
+        if flipped.is_empty() {
+            return Ok(());
+        }
+        flipped.sort_unstable();
         let (mut slots, mut weights, mut marks) = (Vec::new(), Vec::new(), Vec::new());
-        for (slot, before) in touched {
-            let now = self.sides[side].matches(*slot);
-            let matched = now != 0;
-            if (*before != 0) == matched {
-                continue;
-            }
-            let weight = self.sides[side].weight(*slot);
-            let mut push = |weight: i64, mark: bool| {
-                slots.push(*slot);
+        for slot in flipped {
+            self.kept[side].flipped(matched(slot), self.sides[side].weight(slot), |weight, mark| {
+                slots.push(slot);
                 weights.push(weight);
                 marks.push(mark);
-            };
-            match kept {
-                Kept::Mark => {
-                    push(-weight, !matched);
-                    push(weight, matched);
-                }
-                Kept::Semi => push(if matched { weight } else { -weight }, matched),
-                _ => push(if matched { -weight } else { weight }, matched),
-            }
-        }
-        if slots.is_empty() {
-            return Ok(());
+            });
         }
         let rows = self.sides[side].gather(&slots)?;
         self.emit_alone(side, &rows, weights, marks, out)
@@ -283,10 +292,26 @@ impl Join {
 
     fn emit(&self, rows: RecordBatch, weights: Vec<i64>, out: &mut Vec<Changes>) {
         if rows.num_rows() > 0 {
-            let weights = (!self.append_only).then(|| Int64Array::from(weights));
-            out.push(Changes { rows, weights });
+            let plain = self.append_only && weights.iter().all(|weight| *weight == 1);
+            out.push(Changes { rows, weights: (!plain).then(|| Int64Array::from(weights)) });
         }
     }
+}
+
+/// The rows for which the mask is true.
+fn keep_rows(rows: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch> {
+    if rows.num_columns() == 0 {
+        return with_columns(&rows.schema(), Vec::new(), mask.true_count());
+    }
+    Ok(arrow::compute::filter_record_batch(rows, mask)?)
+}
+
+fn keep<T>(list: &mut Vec<T>, mask: &BooleanArray) {
+    let mut at = 0;
+    list.retain(|_| {
+        at += 1;
+        mask.value(at - 1)
+    });
 }
 
 impl Operator for Join {
@@ -311,38 +336,34 @@ impl Operator for Join {
     }
 
     fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        let mut sides: Vec<Vec<RecordBatch>> = saved.into_iter().take(2).collect();
-        sides.resize(2, Vec::new());
-        let mut inputs = Vec::new();
-        for (side, batches) in sides.iter().enumerate() {
-            let mut changes = Vec::new();
-            for rows in batches {
-                let mut change = Changes::from_weight_column(rows)?;
-                let columns = evaluate(&self.exprs[side], &change.rows)?;
-                let encoded = self.encoder.encode(&columns, change.len())?;
-                let mine = (0..encoded.len()).filter(|row| shard.has(hash(encoded.row(*row)))).map(|row| row as u64);
-                change = change.take(&UInt64Array::from_iter_values(mine))?;
-                if self.sides[side].append_only() {
-                    change.weights = None;
-                }
-                changes.push(change);
-            }
-            inputs.push(changes);
+        for (side, batches) in saved.iter().take(2).enumerate() {
+            restore_side(&mut self.sides[side], &self.exprs[side], &self.hasher, batches, shard)?;
         }
-        // The matches are counted again; what comes out was there before.
-        let mut ignored = Vec::new();
-        for side in [self.first, 1 - self.first] {
-            for change in &inputs[side] {
-                self.apply(side, change, &mut ignored)?;
-                ignored.clear();
-            }
-        }
-        self.sides.iter_mut().for_each(|side| side.mark_saved(shard.moved));
         Ok(())
     }
 
     fn size(&self) -> (usize, usize) {
         let [left, right] = &self.sides;
-        (left.len() + right.len(), left.bytes() + right.bytes() + self.keys.memory())
+        (left.count() + right.count(), left.bytes() + right.bytes())
     }
+}
+
+/// Puts back what was saved of a side, as far as it belongs to this shard.
+pub(super) fn restore_side(
+    side: &mut Side,
+    exprs: &[Arc<dyn PhysicalExpr>],
+    hasher: &KeyHasher,
+    batches: &[RecordBatch],
+    shard: Shard,
+) -> Result<()> {
+    for batch in batches {
+        let (change, matches) = side.saved_parts(batch)?;
+        let hashes = hasher.hashes(&evaluate_key(exprs, &change.rows)?, change.len())?;
+        let mine: Vec<u64> = (0..change.len()).filter(|row| shard.has(hashes[*row])).map(|row| row as u64).collect();
+        let (hashes, matches): (Vec<u64>, Vec<i64>) =
+            mine.iter().map(|row| (hashes[*row as usize], matches[*row as usize])).unzip();
+        side.add(&change.take(&UInt64Array::from(mine))?, &hashes, Matches::More(&matches))?;
+    }
+    side.mark_saved(shard.moved);
+    Ok(())
 }

@@ -11,12 +11,15 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
-use datafusion::logical_expr::{Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan};
+use datafusion::logical_expr::{
+    Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
+};
 
 use super::grouping;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::maintained::Maintained;
 use super::placeholder::Placeholder;
+use super::windows::{self, Rank, RankLimit};
 use crate::error::{Error, Result};
 use crate::source::stream::StreamTable;
 
@@ -123,6 +126,12 @@ impl Builder {
             LogicalPlan::Filter(filter) => {
                 let step =
                     Step::Filter { predicate: filter.predicate.clone(), input: Arc::clone(filter.input.schema()) };
+                if let LogicalPlan::Window(window) = filter.input.as_ref()
+                    && let Some((ranks, limit)) = windows::ranking(window, &filter.predicate)
+                {
+                    let ranked = self.ranking(window, ranks, limit)?;
+                    return Ok(self.push(Op::Stateless { steps: vec![step] }, vec![ranked], schema, false));
+                }
                 self.stateless(step, &filter.input, schema)
             }
             LogicalPlan::Projection(projection) => {
@@ -157,19 +166,22 @@ impl Builder {
             LogicalPlan::Join(join) => self.join(plan, join, schema),
             LogicalPlan::Limit(limit) => self.limit(plan, limit, schema),
             LogicalPlan::Sort(Sort { expr, input, fetch: Some(fetch) }) => self.top(expr, input, (0, *fetch), schema),
-            LogicalPlan::Window(_) => self.recompute(plan, "window functions"),
+            LogicalPlan::Window(window) => self.window(plan, window, schema),
             LogicalPlan::RecursiveQuery(_) => self.recompute_from_sources(plan, "a recursive query"),
             other => self.recompute(other, "no operator for it"),
         }
     }
 
     fn join(&mut self, plan: &LogicalPlan, join: &Join, schema: SchemaRef) -> Result<NodeId> {
-        if join.null_aware {
-            return self.recompute(plan, "NOT IN");
+        if join.null_aware && (join.on.len() != 1 || join.filter.is_some()) {
+            return self.recompute(plan, "NOT IN of more than one column");
         }
-        let inputs = vec![self.node(&join.left)?, self.node(&join.right)?];
+        let mut inputs = vec![self.node(&join.left)?, self.node(&join.right)?];
         let rests = |node: NodeId| matches!(self.plan.nodes[node].op, Op::Static { .. });
         let (left_rests, right_rests) = (rests(inputs[0]), rests(inputs[1]));
+        if join.null_aware {
+            inputs.push(inputs[1]);
+        }
         let grows = inputs.iter().all(|input| self.plan.nodes[*input].append_only);
         let never_retracts = match join.join_type {
             JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
@@ -179,6 +191,23 @@ impl Builder {
         };
         let op = Op::Join { join: Box::new(join.clone()), left_rests, right_rests };
         Ok(self.push(op, inputs, schema, grows && never_retracts))
+    }
+
+    fn window(&mut self, plan: &LogicalPlan, window: &Window, schema: SchemaRef) -> Result<NodeId> {
+        let input = self.node(&window.input)?;
+        let leaf = Placeholder::leaf(0, Arc::clone(window.input.schema()));
+        let op = Op::Window {
+            plan: Box::new(plan.with_new_exprs(plan.expressions(), vec![leaf])?),
+            partition: windows::partition(window),
+            input: Arc::clone(window.input.schema()),
+        };
+        Ok(self.push(op, vec![input], schema, false))
+    }
+
+    fn ranking(&mut self, window: &Window, ranks: Vec<Rank>, limit: RankLimit) -> Result<NodeId> {
+        let input = self.node(&window.input)?;
+        let op = Op::Ranking { window: Box::new(window.clone()), ranks, limit };
+        Ok(self.push(op, vec![input], arrow_schema(&window.schema), false))
     }
 
     fn stateless(&mut self, step: Step, input: &LogicalPlan, schema: SchemaRef) -> Result<NodeId> {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
-use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr};
+use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr, Window};
 
 use super::upkeep;
+use super::windows::{Rank, RankLimit};
 use crate::error::Result;
 use crate::source::stream::StreamTable;
 
@@ -129,6 +130,24 @@ pub enum Op {
         /// How many are wanted.
         fetch: usize,
     },
+    /// Window functions: the partitions that a change touches are computed anew.
+    Window {
+        /// Its input is a [`super::placeholder::Placeholder`].
+        plan: Box<LogicalPlan>,
+        /// By what all functions partition.
+        partition: Vec<Expr>,
+        /// What it is over.
+        input: DFSchemaRef,
+    },
+    /// The first rows of each partition.
+    Ranking {
+        /// As planned.
+        window: Box<Window>,
+        /// Its functions.
+        ranks: Vec<Rank>,
+        /// Which rows are wanted.
+        limit: RankLimit,
+    },
     /// All input is kept, and the result computed anew.
     Recompute {
         /// Its inputs are [`super::placeholder::Placeholder`]s.
@@ -164,7 +183,7 @@ pub enum Step {
 pub enum Strategy {
     /// With the change.
     Change,
-    /// With the groups that are touched.
+    /// With all rows of the groups or partitions that are touched.
     Group,
     /// With all that has come.
     Full,
@@ -175,6 +194,10 @@ impl Node {
     pub fn strategy(&self, plan: &IncrementalPlan) -> Result<(Strategy, String)> {
         match &self.op {
             Op::Recompute { reason, .. } => Ok((Strategy::Full, reason.clone())),
+            Op::Window { partition, .. } if partition.is_empty() => {
+                Ok((Strategy::Full, "window functions without PARTITION BY".to_owned()))
+            }
+            Op::Window { .. } => Ok((Strategy::Group, "window functions".to_owned())),
             Op::Aggregate { aggregate } if !self.inputs.iter().all(|input| plan.nodes[*input].append_only) => {
                 let names = upkeep::recomputed(aggregate)?;
                 if names.is_empty() {
@@ -210,7 +233,11 @@ impl Op {
                 format!("Top {fetch} behind {skip} by [{}]", by.join(", "))
             }
             Op::First { skip, fetch } => format!("First {fetch} behind {skip}"),
-            Op::Recompute { plan, .. } => plan.display().to_string(),
+            Op::Ranking { window, limit, .. } => {
+                let exprs: Vec<String> = window.window_expr.iter().map(ToString::to_string).collect();
+                format!("First {} by {}", limit.rows, exprs.join(", "))
+            }
+            Op::Window { plan, .. } | Op::Recompute { plan, .. } => plan.display().to_string(),
         }
     }
 }
@@ -254,7 +281,9 @@ impl IncrementalPlan {
         let (strategy, reason) = node.strategy(self)?;
         let retracts = if node.append_only { "append-only" } else { "retracts" };
         lines.push([text, strategy.to_string(), retracts.to_owned(), reason]);
-        node.inputs.iter().try_for_each(|input| self.explain_node(*input, depth + 1, lines))
+        // NOT IN reads its right side twice.
+        let shown = if matches!(node.op, Op::Join { .. }) { 2 } else { node.inputs.len() };
+        node.inputs.iter().take(shown).try_for_each(|input| self.explain_node(*input, depth + 1, lines))
     }
 
     /// What is computed anew from all that has come, and why.

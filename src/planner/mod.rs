@@ -22,6 +22,7 @@ mod repair;
 mod rewrite;
 mod statement;
 mod upkeep;
+mod windows;
 
 pub use chart::{ChartCopy, chart_copy};
 pub use checked::{logical_rules, physical_rules};
@@ -36,3 +37,4 @@ pub use physical::SpillLargeTops;
 pub use rewrite::{Definition, Macros, definition};
 pub use statement::{Run, plan, query_of_value, value_of};
 pub use upkeep::{Called, Pair, Sum, Upkeep};
+pub use windows::{Rank, RankLimit, ranked_by};

@@ -15,8 +15,9 @@ use super::{GROUP, SHARD};
 use crate::change::{Changes, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
-use crate::operator::arrangement::Side;
+use crate::operator::arrangement::{Side, hash_of_number};
 use crate::operator::chunks::Chunks;
+use crate::operator::multiset::Matches;
 
 const NOWHERE: u32 = u32::MAX;
 
@@ -50,7 +51,7 @@ impl Rows {
         let schema = Arc::new(Schema::new(fields));
         Ok(Self {
             functions,
-            side: Side::new(Arc::clone(&schema), false, true)?,
+            side: Side::new(Arc::clone(&schema), false, false, true)?,
             schema,
             results: Chunks::new(Arc::clone(&result_schema)),
             result_schema,
@@ -67,7 +68,7 @@ impl Rows {
         let (mut slots, mut times, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (place, group) in groups.iter().enumerate() {
             let first = slots.len();
-            slots.extend(self.side.chain(*group));
+            slots.extend(self.side.chain(hash_of_number(*group)));
             // A chain begins with what came last.
             slots[first..].reverse();
             for slot in &slots[first..] {
@@ -109,7 +110,7 @@ impl Fold for Rows {
         let weights = (0..batch.len()).map(|row| batch.weight(row));
         let change =
             Changes::weighted(with_columns(&self.schema, columns, batch.len())?, Int64Array::from_iter_values(weights));
-        self.side.add(&change, batch.numbers, &vec![0; batch.len()])
+        self.side.add(&change, &hashes(batch.numbers), Matches::Of(&[]))
     }
 
     fn settle(&mut self, touched: &[u32], groups: usize) -> Result<()> {
@@ -188,7 +189,7 @@ impl Fold for Rows {
             let mut columns = change.rows.columns().to_vec();
             columns[0] = Arc::new(UInt32Array::from(numbers.clone()));
             change.rows = with_columns(&self.schema, columns, change.rows.num_rows())?;
-            self.side.add(&change, &numbers, &vec![0; numbers.len()])?;
+            self.side.add(&change, &hashes(&numbers), Matches::Of(&[]))?;
         }
         self.side.mark_saved(false);
         Ok(())
@@ -197,6 +198,10 @@ impl Fold for Rows {
     fn bytes(&self) -> usize {
         self.side.bytes() + self.results.bytes() + self.slots.capacity() * 4
     }
+}
+
+fn hashes(groups: &[u32]) -> Vec<u64> {
+    groups.iter().map(|group| hash_of_number(*group)).collect()
 }
 
 /// The batch with the number of its shard before the other columns.
