@@ -154,6 +154,9 @@ pub const ROLL_ROWS: usize = 250_000;
 pub const ROLL_BYTES: usize = 128 << 20;
 /// Age of a file that a sink adds to, from which the next one is begun.
 pub const ROLL_MICROS: i64 = 60_000_000;
+/// Microseconds for which a file that is replaced keeps the bytes of the version before, for readers that have its end
+/// and not yet its rows.
+pub const VERSION_MICROS: i64 = 10_000_000;
 /// Time after which a checkpoint is made.
 pub const CHECKPOINT_MICROS: i64 = 30_000_000;
 /// Epochs after which a checkpoint is made.

@@ -10,6 +10,7 @@
 //! lock, and the next writer to the same folder removes it.
 //! (object_store's own local store neither syncs nor waits for the other files of the statement.)
 
+mod disk;
 mod folder;
 mod local;
 mod store;
@@ -20,7 +21,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use folder::{Folder, FolderLock, StagedFile, planted, step};
+pub use disk::{Disk, DiskFile};
+pub use folder::{Folder, FolderLock, Shown, StagedFile, planted, step};
 pub use store::{ESCAPED_EQUALS, StagedStore};
 
 use crate::error::{Error, Result};

@@ -162,6 +162,8 @@ struct Runner<'a> {
     checkpointed: Epoch,
     checkpointed_micros: i64,
     progress: &'a ProgressCell,
+    /// No other process can write to the state.
+    locked: bool,
     _lock: FolderLock,
 }
 
@@ -198,7 +200,7 @@ impl Runner<'_> {
                 break;
             }
         }
-        if self.epoch > self.checkpointed { self.checkpoint().await } else { Ok(()) }
+        if self.epoch > self.checkpointed { self.checkpoint().await } else { self.logs.flush().await }
     }
 
     /// Runs an epoch over what has come; false if nothing has.
@@ -212,6 +214,7 @@ impl Runner<'_> {
             }
         }
         if ranges.is_empty() && self.epoch > 0 {
+            self.logs.flush().await?;
             return Ok(false);
         }
         let taking = self.sources.iter().filter_map(|source| source.taking_since()).min();
@@ -346,27 +349,44 @@ impl Runner<'_> {
         for sink in &mut self.sinks {
             sink.stage(record.epoch, record.now_micros).await?;
         }
-        for sink in &mut self.sinks {
-            sink.commit(record.epoch).await?;
+        let early = planted("control.commit_early");
+        if early {
+            self.log_commit();
+            self.logs.flush().await?;
         }
+        for last in [false, true] {
+            for sink in self.sinks.iter_mut().filter(|sink| sink.replaces() == last) {
+                sink.commit(record.epoch).await?;
+            }
+        }
+        self.sinks.iter_mut().try_for_each(|sink| sink.settle())?;
         let size = self.dataflow.as_ref().map_or((0, 0), Dataflow::size);
         self.cost.micros += u64::try_from(watch.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.cost.rows += read as u64;
         self.cost.bytes = self.cost.bytes.max(size.1 as u64);
+        if !early {
+            self.log_commit();
+        }
+        if !self.sinks.iter().all(|sink| sink.is_idempotent()) {
+            self.logs.flush().await?;
+        }
+        let waiting = self.waiting();
+        self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
+        self.progress.skipped(self.skipped.values().sum());
+        Ok(())
+    }
+
+    /// Logs that all sinks hold the epoch, and where they stand.
+    fn log_commit(&mut self) {
         let places = self.plan.sources.iter().zip(&self.sources);
-        let commit = Commit {
-            epoch: record.epoch,
+        self.logs.commit(Commit {
+            epoch: self.epoch,
             committed_micros: now_micros(),
             sinks: self.sinks.iter().map(|sink| sink.position()).collect(),
             sources: places.map(|(node, source)| (node.name.clone(), source.position())).collect(),
             skipped: self.skipped.clone(),
             cost: self.cost,
-        };
-        self.logs.commit(&commit).await?;
-        let waiting = self.waiting();
-        self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
-        self.progress.skipped(self.skipped.values().sum());
-        Ok(())
+        });
     }
 
     /// Steps the operators, on a thread that may compute.
@@ -403,6 +423,7 @@ impl Runner<'_> {
         for (at, sink) in self.sinks.iter_mut().enumerate() {
             parts.push((format!("sink{at}"), sink.save()?));
         }
+        self.logs.flush().await?;
         let needless = self.store.save(self.epoch, parts).await?;
         self.logs.trim(needless).await?;
         for source in &mut self.sources {

@@ -22,7 +22,7 @@ const LONG: &str =
 fn wait_until_staged(place: &Place) {
     let start = Instant::now();
     while !place.files().iter().any(|name| name.contains(".fuse-tmp-")) {
-        assert!(start.elapsed() < Duration::from_secs(30), "nothing was staged");
+        assert!(start.elapsed() < Duration::from_secs(120), "nothing was staged");
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(100));
@@ -157,4 +157,64 @@ fn files_are_synced_before_they_are_named() {
     let named = trace.lines().position(|line| line.contains("rename") && line.contains("/d\"")).expect("the rename");
     let outer = trace.lines().skip(named).any(|line| line.contains("fsync"));
     assert!(data < named && inner < named && outer, "{trace}");
+}
+
+/// Runs steps in a shell where `small` is a file system of four megabytes, most of them taken by `small/ballast`.
+fn on_a_small_disk(place: &Place, steps: &str) -> String {
+    std::fs::create_dir_all(place.path().join("small")).expect("a folder");
+    let script = format!(
+        "set -e; mount -t tmpfs -o size=4m tmpfs small; head -c 3700000 /dev/zero > small/ballast
+         fuse() {{ '{}' query --quiet \"$@\"; }}
+         rows() {{ fuse --format csv -c \"$1\" | tail -n +2 | tr '\\n' ' '; }}
+         {steps}",
+        env!("CARGO_BIN_EXE_fuse")
+    );
+    // A namespace of its own: the file system goes with the shell. In a container, root may need one of users too.
+    let shell = |flags: &str| {
+        let arguments = [flags, "bash", "-c", &script];
+        Command::new("unshare").args(arguments).current_dir(place.path()).output().expect("unshare")
+    };
+    let mut output = shell("-m");
+    if !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("unshare") {
+        output = shell("-rm");
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+const MANY: &str = "CREATE STREAM r STORED AS RATE
+    OPTIONS ('rows' '400000', 'rows_per_second' '1000000000', 'max_rows_per_epoch' '20000');";
+
+#[test]
+fn a_full_disk_ends_a_pipeline_that_goes_on_when_there_is_space() {
+    for (state, out) in [("big", "small"), ("small", "big"), ("small", "small")] {
+        let place = Place::new();
+        let sql = format!(
+            "{MANY} COPY (SELECT value, sha256(CAST(value AS VARCHAR)) AS h FROM r WHERE value % 4 = 0) TO '{out}/rows/' STORED AS PARQUET;
+             COPY (SELECT value / 2 AS g, count(*) AS n FROM r GROUP BY value / 2) TO '{out}/agg.parquet';"
+        );
+        place.write("p.sql", sql);
+        let steps = format!(
+            "echo first $(fuse p.sql --once --state {state}/state 2>&1 >/dev/null && echo none)
+             shown=$(rows \"SELECT count(*) AS n, count(DISTINCT value) AS d FROM '{out}/rows/'\" || true)
+             [ -n \"$shown\" ] || shown=0,0
+             echo shown $shown
+             rm small/ballast; mount -o remount,size=64m small
+             fuse p.sql --once --state {state}/state
+             echo rows $(rows \"SELECT count(*) AS n, count(DISTINCT value) AS d FROM '{out}/rows/'\")
+             echo agg $(rows \"SELECT count(*) AS n, sum(n) AS s FROM '{out}/agg.parquet'\")
+             echo left $(find {out} -name '*.tmp' | wc -l)"
+        );
+        let text = on_a_small_disk(&place, &steps);
+        let case = format!("state {state}, outputs {out}: {text}");
+        let line = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).expect(name).trim().to_owned();
+        assert!(line("first").contains("no space left on the device"), "{case}");
+        let shown = line("shown");
+        let (rows, distinct) = shown.split_once(',').expect("two numbers");
+        assert_eq!(rows, distinct, "{case}");
+        assert!(rows.parse::<u64>().expect("a number") % 5_000 == 0, "{case}");
+        assert_eq!((line("rows").as_str(), line("agg").as_str()), ("100000,100000", "200000,400000"), "{case}");
+        assert_eq!(line("left"), "0", "{case}");
+    }
 }

@@ -4,15 +4,15 @@
 //! row is lost and none is there twice, and a reader that polls throughout sees whole epochs only.
 //! FUSE_KILLS sets how often it is killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -27,7 +27,14 @@ const SQL: &str = "
     COPY (SELECT id, f FROM ev) TO 'rows/' STORED AS PARQUET OPTIONS ('roll_rows' '500');
     COPY (SELECT f, count(*) AS n FROM ev GROUP BY f ORDER BY f) TO 'agg.parquet';
     COPY (SELECT n, column2 AS name FROM t JOIN names ON v % 2 = column1) TO 'tail/' STORED AS JSON;
-    COPY (SELECT v, count(*) AS n FROM t GROUP BY v) TO 'log/' STORED AS CSV OPTIONS ('mode' 'changelog');";
+    COPY (SELECT v, count(*) AS n FROM t GROUP BY v) TO 'log/' STORED AS CSV OPTIONS ('mode' 'changelog');
+    COPY (SELECT id, f, id % 3 AS part FROM ev) TO 'parts/' STORED AS PARQUET PARTITIONED BY (part)
+        OPTIONS ('mode' 'changelog');";
+
+/// And what comes through a named pipe.
+const PIPE: &str = "
+    CREATE STREAM p (n BIGINT) STORED AS JSON LOCATION 'fifo' OPTIONS ('max_spool_bytes' '1MB');
+    COPY (SELECT n FROM p) TO 'piped/' STORED AS PARQUET;";
 
 /// Appends to the inputs until it is told to stop; gives the number of files and of lines.
 fn generate(root: &Path, stop: &AtomicBool) -> (u64, u64) {
@@ -49,25 +56,85 @@ fn generate(root: &Path, stop: &AtomicBool) -> (u64, u64) {
     (number, number)
 }
 
+/// Writes lines into the pipe until it is told to stop; gives their number. The pipe stays open, so what a killed
+/// reader has left in it is there for the next one.
+fn fill_pipe(root: &Path, stop: &AtomicBool) -> u64 {
+    let mut pipe = File::options().read(true).write(true).open(root.join("fifo")).expect("a pipe");
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let lines: String = (number..number + 7).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        pipe.write_all(lines.as_bytes()).expect("writes");
+        number += 7;
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    number
+}
+
+/// The numbers that are whole lines in the spool.
+fn spooled(root: &Path) -> BTreeSet<i64> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(root.join(".fuse/p/spool")).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(entry.path()).expect("a segment");
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let number = |line: &str| line.strip_prefix("{\"n\":")?.strip_suffix('}')?.parse::<i64>().ok();
+        found.extend(whole.lines().map(|line| number(line).expect("a whole line")));
+    }
+    found
+}
+
+/// A file as a reader that opens it once finds it, and the epoch that its end names.
+fn read(path: &Path) -> (Vec<RecordBatch>, i64) {
+    let file = File::open(path).expect("a file that was listed");
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).expect("a whole file");
+    let keys = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
+    let epoch = keys.iter().find(|pair| pair.key == "fuse.epoch").and_then(|pair| pair.value.as_ref()?.parse().ok());
+    let rows = builder.build().expect("a reader").collect::<Result<_, _>>().expect("whole rows");
+    (rows, epoch.expect("an epoch"))
+}
+
+fn listed(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|ending| ending == "parquet")).collect()
+}
+
+fn numbers(batches: &[RecordBatch], column: &str) -> Vec<i64> {
+    let values =
+        |batch: &RecordBatch| batch.column_by_name(column).expect(column).as_primitive::<Int64Type>().values().to_vec();
+    batches.iter().flat_map(values).collect()
+}
+
+fn counted(values: impl IntoIterator<Item = i64>) -> BTreeMap<i64, i64> {
+    let mut counts = BTreeMap::new();
+    values.into_iter().for_each(|value| *counts.entry(value).or_default() += 1);
+    counts
+}
+
 /// Reads the rows that are shown, and counts those of each input file: an epoch takes a file whole.
 fn poll(root: &Path) -> u64 {
-    let mut counts: BTreeMap<i64, u64> = BTreeMap::new();
-    let Ok(entries) = fs::read_dir(root.join("rows")) else { return 0 };
-    let files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-    for path in files {
-        let file = File::open(&path).expect("a file that was listed");
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("a whole file").build().expect("a reader");
-        for batch in reader {
-            let batch = batch.expect("whole rows");
-            for f in batch.column(1).as_primitive::<Int64Type>().values() {
-                *counts.entry(*f).or_default() += 1;
-            }
-        }
-    }
+    let files = listed(&root.join("rows"));
+    let counts = counted(files.iter().flat_map(|path| numbers(&read(path).0, "f")));
     for (f, count) in &counts {
-        assert_eq!(*count, ROWS, "file {f} is shown in part, or twice");
+        assert_eq!(*count, ROWS as i64, "file {f} is shown in part, or twice");
     }
     counts.len() as u64
+}
+
+/// Reads several outputs as of one epoch: the result that is replaced says which, and folders have it in a column.
+fn poll_together(root: &Path) {
+    if !root.join("agg.parquet").exists() {
+        return;
+    }
+    let (result, epoch) = read(&root.join("agg.parquet"));
+    let expected: BTreeMap<i64, i64> = numbers(&result, "f").into_iter().zip(numbers(&result, "n")).collect();
+    let mut rows = Vec::new();
+    for part in 0..3 {
+        for path in listed(&root.join(format!("parts/part={part}"))) {
+            let batches = read(&path).0;
+            let up_to = numbers(&batches, "f").into_iter().zip(numbers(&batches, "epoch"));
+            rows.extend(up_to.filter(|(_, of)| *of <= epoch).map(|(f, _)| f));
+        }
+    }
+    assert_eq!(counted(rows), expected, "epoch {epoch} differs between the outputs");
 }
 
 fn once(place: &Place, failpoints: &str) -> Ran {
@@ -106,40 +173,104 @@ fn random(below: u64) -> u64 {
     x % below
 }
 
+/// Readers in other programs, which poll until `stop` is there.
+fn pollers(root: &Path) -> Vec<Child> {
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/fuse/venv");
+    let venv = std::env::var_os("FUSE_TEST_VENV").map_or(home, Into::into);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/poll.py");
+    let poller = |engine: &&str| {
+        let mut command = Command::new(venv.join("bin/python"));
+        command.arg(&script).arg(root).args([engine, ROWS.to_string().as_str()]).env("POLARS_MAX_THREADS", "1");
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("python, which ./tests/run installs")
+    };
+    ["duckdb", "polars", "pyarrow"].iter().map(poller).collect()
+}
+
+/// Runs it until it has committed something, and kills it; gives how long that took.
+fn until_a_commit(place: &Place) -> Duration {
+    let begun = Instant::now();
+    let mut command = place.command(&["query", "p.sql", "--trigger", "1ms"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    while !place.path().join("agg.parquet").exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing is committed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().expect("kills");
+    child.wait().expect("ends");
+    begun.elapsed()
+}
+
+/// Runs and kills it so often: while it starts, recovers, spools, commits. Gives the numbers that were seen in the
+/// spool.
+fn run_and_kill(place: &Place, kills: u64) -> BTreeSet<i64> {
+    let commit = until_a_commit(place).min(Duration::from_millis(400));
+    let mut safe = spooled(place.path());
+    for _ in 0..kills {
+        let mut command = place.command(&["query", "p.sql", "--trigger", "1ms"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::sleep(commit.mul_f64(0.3 + random(150) as f64 / 100.0));
+        assert!(child.try_wait().expect("asks").is_none(), "it ended by itself");
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+        safe.extend(spooled(place.path()));
+    }
+    safe
+}
+
 #[test]
 fn nothing_is_lost_or_doubled_however_often_it_is_killed() {
     let kills = std::env::var("FUSE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let place = Place::new();
-    place.write("p.sql", SQL);
-    let (stop, root) = (AtomicBool::new(false), place.path());
-    let (generated, seen) = std::thread::scope(|scope| {
+    place.write("p.sql", format!("{SQL}{PIPE}"));
+    let root = place.path();
+    assert!(Command::new("mkfifo").arg(root.join("fifo")).status().expect("mkfifo").success());
+    let (stop, close) = (AtomicBool::new(false), AtomicBool::new(false));
+    let others = pollers(root);
+    let (generated, piped, seen, safe) = std::thread::scope(|scope| {
         let generator = scope.spawn(|| generate(root, &stop));
+        let pipe = scope.spawn(|| fill_pipe(root, &close));
         let reader = scope.spawn(|| {
             let mut most = 0;
             while !stop.load(Ordering::Relaxed) {
                 let files = poll(root);
                 assert!(files >= most, "{files} files are shown, and {most} were");
                 most = files;
+                poll_together(root);
                 std::thread::sleep(Duration::from_millis(20));
             }
             most
         });
         std::thread::sleep(Duration::from_millis(50));
-        for _ in 0..kills {
-            let mut command = place.command(&["query", "p.sql", "--trigger", "1ms"]);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-            std::thread::sleep(Duration::from_millis(40 + random(160)));
-            assert!(child.try_wait().expect("asks").is_none(), "it ended by itself");
-            child.kill().expect("kills");
-            child.wait().expect("ends");
-        }
+        let safe = run_and_kill(&place, kills);
         stop.store(true, Ordering::Relaxed);
-        (generator.join().expect("the generator"), reader.join().expect("the reader"))
+        let generated = generator.join().expect("the generator");
+        let last = scope.spawn(|| once(&place, "").data());
+        // It has opened the pipe by then, and ends with the pipe.
+        std::thread::sleep(Duration::from_secs(2));
+        close.store(true, Ordering::Relaxed);
+        last.join().expect("the last run");
+        (generated, pipe.join().expect("the pipe"), reader.join().expect("the reader"), safe)
     });
-    once(&place, "").data();
+    place.write("stop", "");
+    for other in others {
+        let output = other.wait_with_output().expect("ends");
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{text}");
+        assert!(output.status.success(), "{text}");
+    }
     assert_eq!(mistakes(&place), Vec::<String>::new());
     assert_eq!(poll(root), generated.0);
+    poll_together(root);
     assert!(seen > 0, "the reader saw nothing while it ran");
+    let rows: Vec<i64> = listed(&root.join("piped")).iter().flat_map(|path| numbers(&read(path).0, "n")).collect();
+    let once: BTreeSet<i64> = rows.iter().copied().collect();
+    assert_eq!(once.len(), rows.len(), "a line of the pipe is there twice");
+    let lost: Vec<&i64> = safe.difference(&once).collect();
+    assert_eq!(lost, Vec::<&i64>::new(), "lines that were spooled are lost");
+    // Only what a process had read and not yet written to the spool when it was killed is gone.
+    let gone = piped as usize - once.len();
+    println!("{gone} of {piped} lines went with a process that had read them and not spooled them");
+    assert!(once.len() > piped as usize / 2, "{gone} of {piped} lines are gone");
 }
 
 fn inputs(place: &Place, from: u64, to: u64) {
@@ -152,7 +283,8 @@ fn inputs(place: &Place, from: u64, to: u64) {
 
 /// The names of all durable steps of state folders and sinks on a local disk.
 #[cfg(feature = "failpoints")]
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
+    "state.folder.settled",
     "state.write.before",
     "state.sync.before",
     "state.rename.before",
@@ -311,7 +443,7 @@ fn inspect_tells_what_a_state_holds() {
     let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(found["committed_epoch"], 1);
     assert_eq!(found["checkpoints"][0]["epoch"], 1);
-    assert_eq!(found["sinks"].as_array().map(Vec::len), Some(4));
+    assert_eq!(found["sinks"].as_array().map(Vec::len), Some(5));
     assert!(place.run(&["inspect", ".fuse/p"]).data().contains("epoch       1, committed 20"));
     assert!(place.run(&["inspect", "in"]).error(1).contains("no state"));
 }

@@ -25,6 +25,7 @@ mod object_store;
 mod overflow;
 mod repl;
 mod round_trip;
+mod simulation;
 mod slt;
 mod slt_epochs;
 mod streams;

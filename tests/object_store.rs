@@ -2,7 +2,7 @@
 //!
 //! Enters: an S3 server on loopback, of the virtual environment that ./tests/run makes. Leaves: nothing; the
 //! server ends with the test. Always holds: what a COPY writes there shows when it has succeeded, and never
-//! before; what is missing is named.
+//! before; what is missing is named; of two pipelines on one state there, one is turned away.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -52,10 +52,15 @@ impl Server {
     }
 
     fn sql(&self, place: &Place, sql: &str) -> Ran {
-        let mut command = place.command(&["query", "--format", "csv", "-c", sql]);
+        Ran::from(self.command(place, &["query", "--format", "csv", "-c", sql]).output().expect("the program runs"))
+    }
+
+    /// The program with what it needs to reach the server.
+    fn command(&self, place: &Place, args: &[&str]) -> Command {
+        let mut command = place.command(args);
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "a-secret").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)).env("AWS_ALLOW_HTTP", "true");
-        Ran::from(command.output().expect("the program runs"))
+        command
     }
 }
 
@@ -79,4 +84,81 @@ fn a_bucket_is_read_and_written() {
     assert!(missing.contains("no such file or folder: 's3://lake/fail.csv'"), "{missing}");
     let near = server.sql(&place, "SELECT * FROM 's3://lake/y.csv'").error(1);
     assert!(!near.contains("a-secret"), "{near}");
+}
+
+const PIPELINE: &str = "CREATE STREAM s (id BIGINT, k BIGINT) STORED AS JSON LOCATION 'in/';
+    COPY (SELECT id FROM s) TO 's3://lake/rows/' STORED AS PARQUET;
+    COPY (SELECT k, count(*) AS n FROM s GROUP BY k) TO 's3://lake/agg.parquet';";
+
+/// Adds a file of ten rows.
+fn input(place: &Place, number: u64) {
+    let rows = (0..10).map(|row| format!("{{\"id\":{},\"k\":{row}}}\n", number * 10 + row));
+    place.write("in/.part", rows.collect::<String>());
+    std::fs::rename(place.path().join("in/.part"), place.path().join(format!("in/{number}.json"))).expect("renames");
+}
+
+fn outputs(server: &Server, place: &Place) -> String {
+    let read = "SELECT count(*) AS n, count(DISTINCT id) AS d, (SELECT sum(n) FROM 's3://lake/agg.parquet') AS s
+                FROM 's3://lake/rows/'";
+    server.sql(place, read).data()
+}
+
+#[test]
+fn a_pipeline_has_its_state_in_a_bucket() {
+    let (server, place) = (Server::start(), Place::new());
+    place.write("p.sql", PIPELINE);
+    let args = ["query", "p.sql", "--quiet", "--state", "s3://lake/state"];
+    let once = || Ran::from(server.command(&place, &[&args[..], &["--once"]].concat()).output().expect("runs"));
+    input(&place, 0);
+    once().data();
+    assert_eq!(outputs(&server, &place), "n,d,s\n10,10,10\n");
+    input(&place, 1);
+    once().data();
+    assert_eq!(outputs(&server, &place), "n,d,s\n20,20,20\n");
+    // Killed, it goes on.
+    for number in 2..6 {
+        input(&place, number);
+        let mut child = server.command(&place, &args).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(150 * number));
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+    }
+    once().data();
+    assert_eq!(outputs(&server, &place), "n,d,s\n60,60,60\n");
+    let inspected = server.command(&place, &["inspect", "s3://lake/state", "--format", "json"]).output().expect("runs");
+    let inspected = Ran::from(inspected).data();
+    assert!(inspected.contains("\"committed_epoch\""), "{inspected}");
+}
+
+#[test]
+fn of_two_pipelines_on_one_bucket_one_is_turned_away() {
+    let (server, place) = (Server::start(), Place::new());
+    place.write("p.sql", PIPELINE);
+    input(&place, 0);
+    let args = ["query", "p.sql", "--quiet", "--trigger", "50ms", "--state", "s3://lake/state"];
+    let run = || server.command(&place, &args).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut number = 1;
+    // Those that start together, and one that starts behind.
+    let mut both = vec![run(), run()];
+    for _ in 0..2 {
+        let start = Instant::now();
+        let ended = loop {
+            assert!(start.elapsed() < Duration::from_secs(60), "both go on");
+            input(&place, number);
+            number += 1;
+            std::thread::sleep(Duration::from_millis(300));
+            if let Some(at) = both.iter_mut().position(|child| child.try_wait().expect("asks").is_some()) {
+                break at;
+            }
+        };
+        let error = Ran::from(both.swap_remove(ended).wait_with_output().expect("ends")).error(1);
+        assert!(error.contains("another process") && error.contains("on the state in"), "{error}");
+        both.push(run());
+    }
+    for mut child in both {
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+    }
+    Ran::from(server.command(&place, &[&args[..], &["--once"]].concat()).output().expect("runs")).data();
+    assert_eq!(outputs(&server, &place), format!("n,d,s\n{0},{0},{0}\n", number * 10));
 }

@@ -1,7 +1,8 @@
 //! The offset log and the commit log.
 //!
 //! Enters: what an epoch takes, before it begins; that it is done, when all sinks hold it. Leaves: the same, after a
-//! restart. Always holds: an epoch's number is given once, so of two processes on one state one is turned away.
+//! restart. Always holds: an epoch's number is given once, so of two processes on one state one is turned away; of
+//! what was committed at most the last epoch is not known to be after a restart.
 
 use std::collections::BTreeMap;
 
@@ -55,10 +56,21 @@ pub struct Cost {
     pub bytes: u64,
 }
 
+/// A file of the offset log: an epoch that begins, and with it the one that has ended, so that an epoch costs one file.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    #[serde(flatten)]
+    record: EpochRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    committed: Option<Commit>,
+}
+
 /// Both logs of one pipeline.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Logs {
     folder: Folder,
+    /// A commit that is not in a file yet. Were it lost, its epoch would be run again, and show the same.
+    waiting: Option<Commit>,
 }
 
 const OFFSETS: &str = "offsets";
@@ -71,12 +83,13 @@ fn file(log: &str, epoch: Epoch) -> String {
 impl Logs {
     /// The logs in a pipeline's state folder.
     pub fn new(folder: Folder) -> Self {
-        Self { folder }
+        Self { folder, waiting: None }
     }
 
-    /// Logs an epoch that is about to begin.
-    pub async fn begin(&self, record: &EpochRecord) -> Result<()> {
-        if self.folder.create(&file(OFFSETS, record.epoch), seal(record)?).await? {
+    /// Logs an epoch that is about to begin, and the commit of the one before.
+    pub async fn begin(&mut self, record: &EpochRecord) -> Result<()> {
+        let begun = Begun { record: record.clone(), committed: self.waiting.take() };
+        if self.folder.create(&file(OFFSETS, record.epoch), seal(&begun)?).await? {
             return Ok(());
         }
         Err(Error::query(format!("another process runs on the state in {}", self.folder.name()))
@@ -84,22 +97,29 @@ impl Logs {
             .hint("stop one of them, or give each its own folder with --state"))
     }
 
-    /// Logs an epoch that all sinks hold.
-    pub async fn commit(&self, commit: &Commit) -> Result<()> {
-        self.folder.create(&file(COMMITS, commit.epoch), seal(commit)?).await?;
+    /// Takes it that all sinks hold an epoch; the next epoch, or [`Logs::flush`], writes it down.
+    pub fn commit(&mut self, commit: Commit) {
+        self.waiting = Some(commit);
+    }
+
+    /// Writes the last commit down, if it is not.
+    pub async fn flush(&mut self) -> Result<()> {
+        if let Some(commit) = self.waiting.take() {
+            self.folder.create(&file(COMMITS, commit.epoch), seal(&commit)?).await?;
+        }
         Ok(())
     }
 
     /// The epochs behind `after` that were begun, in order, and the last one that all sinks hold.
     pub async fn read(&self, after: Epoch) -> Result<(Vec<EpochRecord>, Commit)> {
-        let committed = match epochs(&self.folder.list(COMMITS).await?).max() {
+        let mut committed = match epochs(&self.folder.list(COMMITS).await?).max() {
             Some(last) => self.open(COMMITS, last).await?,
             None => Commit::default(),
         };
         let mut begun = Vec::new();
         let names = self.folder.list(OFFSETS).await?;
         for epoch in epochs(&names).filter(|epoch| *epoch > after) {
-            let record: EpochRecord = self.open(OFFSETS, epoch).await?;
+            let Begun { record, committed: with }: Begun = self.open(OFFSETS, epoch).await?;
             let expected = after + 1 + begun.len() as u64;
             if record.epoch != epoch || epoch != expected {
                 return Err(Error::query(format!(
@@ -107,6 +127,9 @@ impl Logs {
                     self.folder.name()
                 ))
                 .hint("restore the folder from a backup, or start anew with --fresh: outputs are then written again"));
+            }
+            if let Some(commit) = with.filter(|commit| commit.epoch > committed.epoch) {
+                committed = commit;
             }
             begun.push(record);
         }
@@ -164,13 +187,13 @@ mod tests {
     #[tokio::test]
     async fn epochs_are_read_back_and_a_flipped_bit_is_noticed() {
         let root = tempfile::tempdir().expect("folder");
-        let logs = Logs::new(Folder::local(root.path()).expect("opens"));
+        let mut logs = Logs::new(Folder::local(root.path()).expect("opens"));
         for epoch in 1..=3 {
             let range = OffsetRange::Rows { from: epoch * 10, to: epoch * 10 + 10 };
             let sources = BTreeMap::from([("t".to_owned(), range)]);
             logs.begin(&EpochRecord { epoch, now_micros: 7, sources }).await.expect("begins");
             if epoch < 3 {
-                logs.commit(&Commit { epoch, ..Commit::default() }).await.expect("commits");
+                logs.commit(Commit { epoch, ..Commit::default() });
             }
         }
         let (begun, committed) = logs.read(1).await.expect("reads");
@@ -187,6 +210,11 @@ mod tests {
         }
         std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("writes");
         assert!(logs.read(1).await.is_err());
+        std::fs::write(&path, &bytes).expect("writes");
+        logs.commit(Commit { epoch: 3, ..Commit::default() });
+        assert_eq!(logs.read(1).await.expect("reads").1.epoch, 2, "it is not written down");
+        logs.flush().await.expect("writes");
+        assert_eq!(logs.read(1).await.expect("reads").1.epoch, 3);
         logs.trim(2).await.expect("trims");
         assert_eq!(std::fs::read_dir(root.path().join("offsets")).expect("lists").count(), 1);
     }

@@ -100,8 +100,13 @@ impl Identity {
         }
     }
 
-    /// Writes it into a new state folder.
-    pub async fn write(&self, folder: &Folder) -> Result<()> {
+    /// Writes it into a new state folder; false if another process has written one first.
+    pub async fn write(&self, folder: &Folder) -> Result<bool> {
+        folder.create(FILE, seal(self)?).await
+    }
+
+    /// Puts it in place of the one that is there, of the same pipeline.
+    pub async fn rewrite(&self, folder: &Folder) -> Result<()> {
         folder.replace(FILE, seal(self)?).await
     }
 

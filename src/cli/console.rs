@@ -75,6 +75,10 @@ impl Sink for ConsoleSink {
         Ok(())
     }
 
+    fn is_idempotent(&self) -> bool {
+        false
+    }
+
     async fn commit(&mut self, _epoch: Epoch) -> Result<()> {
         let Some(rows) = self.staged.take() else { return Ok(()) };
         if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {

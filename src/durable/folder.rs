@@ -4,7 +4,7 @@
 //! given once by [`Folder::create`]: of two writers the second is told; each durable step passes [`step`], where
 //! tests make it fail.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,25 +13,43 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as StorePath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
-use rustix::fs::{CWD, RenameFlags};
 
+use super::disk::{Disk, RealDisk};
 use super::local;
 use crate::error::{Error, Result};
 
-/// A folder on the local file system or on an object store.
+/// A folder on a file system or on an object store.
 #[derive(Debug, Clone)]
 pub struct Folder(Place);
 
 #[derive(Debug, Clone)]
 enum Place {
-    Local(PathBuf),
+    Local { disk: Arc<dyn Disk>, root: PathBuf },
     Remote { store: Arc<dyn ObjectStore>, prefix: StorePath },
 }
 
 /// Held while a process writes to a folder.
 #[derive(Debug)]
 pub struct FolderLock {
+    /// Where the file system keeps the lock.
     _file: Option<File>,
+    held: bool,
+}
+
+impl FolderLock {
+    pub(super) fn of(file: File) -> Self {
+        Self { _file: Some(file), held: true }
+    }
+
+    /// Of a disk that no other process can reach.
+    pub fn alone() -> Self {
+        Self { _file: None, held: true }
+    }
+
+    /// False where there are no locks.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
 }
 
 /// A durable step of that name is about to happen, or has happened. Test builds make it fail or end the process.
@@ -57,8 +75,13 @@ impl Folder {
     /// A local folder; it is made if it is not there.
     pub fn local(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(|e| Error::io(path.display(), &e))?;
-        local::make_folder(&path).map_err(|e| Error::io(path.display(), &e))?;
-        Ok(Self(Place::Local(path)))
+        Self::on(Arc::new(RealDisk), &path)
+    }
+
+    /// A folder on that disk; it is made if it is not there.
+    pub fn on(disk: Arc<dyn Disk>, path: &Path) -> Result<Self> {
+        disk.make_folder(path).map_err(|e| Error::io(path.display(), &e))?;
+        Ok(Self(Place::Local { disk, root: path.to_owned() }))
     }
 
     /// All below a prefix of an object store.
@@ -69,7 +92,7 @@ impl Folder {
     /// As errors print it.
     pub fn name(&self) -> String {
         match &self.0 {
-            Place::Local(path) => path.display().to_string(),
+            Place::Local { root, .. } => root.display().to_string(),
             Place::Remote { prefix, .. } => format!("/{prefix}"),
         }
     }
@@ -77,7 +100,7 @@ impl Folder {
     /// The path, if it is local.
     pub fn local_path(&self) -> Option<&Path> {
         match &self.0 {
-            Place::Local(path) => Some(path),
+            Place::Local { root, .. } => Some(root),
             Place::Remote { .. } => None,
         }
     }
@@ -85,22 +108,18 @@ impl Folder {
     /// Locks the folder for this process; nothing if another one holds it. An object store has no locks: there the
     /// offset log, whose names are given once, turns the second writer away.
     pub fn lock(&self) -> Result<Option<FolderLock>> {
-        let Place::Local(path) = &self.0 else { return Ok(Some(FolderLock { _file: None })) };
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock"));
-        let file = open().map_err(|e| Error::io(path.display(), &e))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(FolderLock { _file: Some(file) })),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(e)) => Err(Error::io(path.display(), &e)),
+        match &self.0 {
+            Place::Local { disk, root } => disk.lock(root).map_err(|e| Error::io(root.display(), &e)),
+            Place::Remote { .. } => Ok(Some(FolderLock { _file: None, held: false })),
         }
     }
 
     /// Writes a new file; false if there is one of that name.
     pub async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
         match &self.0 {
-            Place::Local(root) => {
+            Place::Local { disk, root } => {
                 let path = root.join(name);
-                write_local(&path, &bytes, false).map_err(|e| Error::io(path.display(), &e))
+                write_local(disk.as_ref(), &path, &bytes, false).map_err(|e| Error::io(path.display(), &e))
             }
             Place::Remote { store, prefix } => {
                 let location = below(prefix, name);
@@ -125,9 +144,9 @@ impl Folder {
     /// Writes a file, new or in place of the old one.
     pub async fn replace(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         match &self.0 {
-            Place::Local(root) => {
+            Place::Local { disk, root } => {
                 let path = root.join(name);
-                write_local(&path, &bytes, true).map_err(|e| Error::io(path.display(), &e))?;
+                write_local(disk.as_ref(), &path, &bytes, true).map_err(|e| Error::io(path.display(), &e))?;
             }
             Place::Remote { store, prefix } => {
                 let location = below(prefix, name);
@@ -143,7 +162,7 @@ impl Folder {
     /// The bytes of a file; nothing if there is none.
     pub async fn read(&self, name: &str) -> Result<Option<Bytes>> {
         match &self.0 {
-            Place::Local(root) => match fs::read(root.join(name)) {
+            Place::Local { disk, root } => match disk.read(&root.join(name)) {
                 Ok(bytes) => Ok(Some(Bytes::from(bytes))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(Error::io(root.join(name).display(), &error)),
@@ -159,8 +178,8 @@ impl Folder {
     /// The names of the files in a folder of it, in order.
     pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let mut names: Vec<String> = match &self.0 {
-            Place::Local(root) => match fs::read_dir(root.join(folder)) {
-                Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
+            Place::Local { disk, root } => match disk.list(&root.join(folder)) {
+                Ok(entries) => entries.into_iter().map(|(name, _)| name).collect(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(Error::io(root.join(folder).display(), &error)),
             },
@@ -174,12 +193,36 @@ impl Folder {
         Ok(names)
     }
 
+    /// Makes durable which names folders of it have, as far as they are there, and removes what a killed writer had not
+    /// named yet. Who has found a file may find one whose name a run before could not sync any more; what is built on
+    /// it must not outlive it. The caller holds the lock.
+    pub fn settle(&self, folders: &[&str]) -> Result<()> {
+        let Place::Local { disk, root } = &self.0 else { return Ok(()) };
+        for folder in folders {
+            let path = root.join(folder);
+            let settle = || -> io::Result<()> {
+                for (name, _) in
+                    disk.list(&path)?.iter().filter(|(name, is_folder)| !is_folder && name.ends_with(".tmp"))
+                {
+                    disk.remove(&path.join(name))?;
+                }
+                disk.sync_folder(&path)?;
+                step("state.folder.settled")
+            };
+            match settle() {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path.display(), &error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The names of all files in it and in its folders.
     pub async fn list_all(&self) -> Result<Vec<String>> {
         match &self.0 {
-            Place::Local(root) => {
+            Place::Local { disk, root } => {
                 let mut names = Vec::new();
-                local_files(root, "", &mut names).map_err(|e| Error::io(root.display(), &e))?;
+                local_files(disk.as_ref(), root, "", &mut names).map_err(|e| Error::io(root.display(), &e))?;
                 Ok(names)
             }
             Place::Remote { store, prefix } => {
@@ -196,10 +239,10 @@ impl Folder {
     /// Removes files; those that are gone already are no error.
     pub async fn remove(&self, names: &[String]) -> Result<()> {
         match &self.0 {
-            Place::Local(root) => {
+            Place::Local { disk, root } => {
                 for name in names {
                     let path = root.join(name);
-                    let gone = step("state.remove.before").and_then(|()| fs::remove_file(&path));
+                    let gone = step("state.remove.before").and_then(|()| disk.remove(&path));
                     match gone {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => {
                             return Err(Error::io(path.display(), &error));
@@ -240,27 +283,34 @@ enum Content {
     Remote(Vec<u8>),
 }
 
+/// Files that are seen, under names that a power cut may still take from them.
+#[derive(Debug, Default)]
+pub struct Shown(Vec<(Arc<dyn Disk>, PathBuf)>);
+
 /// The hidden folder for files that are staged.
 const STAGE: &str = ".fuse-pipeline";
 
 impl Folder {
-    /// Writes and syncs a file that readers of the folder do not see yet.
-    pub async fn stage(&self, name: &str, bytes: Vec<u8>) -> Result<StagedFile> {
+    /// Writes and syncs a file that readers of the folder do not see yet. The folder that it will be in is there when
+    /// this returns, so that to show it is nothing but a rename.
+    pub async fn stage(&self, name: &str, bytes: &[u8]) -> Result<StagedFile> {
         let content = match &self.0 {
-            Place::Local(root) => {
+            Place::Local { disk, root } => {
                 let path = root.join(STAGE).join(format!("{}.tmp", name.replace('/', "|")));
-                stage_local(&path, &bytes).map_err(|e| Error::io(path.display(), &e))?;
+                let target = local::parent(&root.join(name));
+                let staged = disk.make_folder(&target).and_then(|()| stage_local(disk.as_ref(), &path, bytes));
+                staged.map_err(|e| Error::io(path.display(), &e))?;
                 Content::Local(path)
             }
-            Place::Remote { .. } => Content::Remote(bytes),
+            Place::Remote { .. } => Content::Remote(bytes.to_vec()),
         };
         Ok(StagedFile { folder: self.clone(), name: name.to_owned(), content })
     }
 
     /// Removes what was staged and never shown.
     pub fn clear_stage(&self) -> Result<()> {
-        let Place::Local(root) = &self.0 else { return Ok(()) };
-        match fs::remove_dir_all(root.join(STAGE)) {
+        let Place::Local { disk, root } = &self.0 else { return Ok(()) };
+        match disk.remove_folder(&root.join(STAGE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(root.display(), &error)),
             _ => Ok(()),
         }
@@ -268,46 +318,59 @@ impl Folder {
 }
 
 impl StagedFile {
-    /// Shows the file, in place of an older one of its name.
-    pub async fn publish(self) -> Result<()> {
-        match self.content {
-            Content::Remote(bytes) => self.folder.replace(&self.name, bytes).await,
-            Content::Local(staged) => {
-                let Some(root) = self.folder.local_path() else { return Ok(()) };
+    /// Shows the file, in place of an older one of its name, and adds it to `shown`.
+    pub async fn show(self, shown: &mut Shown) -> Result<()> {
+        match (self.content, &self.folder.0) {
+            (Content::Remote(bytes), _) => self.folder.replace(&self.name, bytes).await,
+            (Content::Local(staged), Place::Local { disk, root }) => {
                 let path = root.join(&self.name);
                 let show = || -> io::Result<()> {
-                    let folder = local::parent(&path);
-                    local::make_folder(&folder)?;
                     step("sink.rename.before")?;
-                    fs::rename(&staged, &path)?;
-                    step("sink.rename.after")?;
-                    local::sync_folder(&folder)?;
-                    step("sink.folder.synced")
+                    disk.rename(&staged, &path)?;
+                    step("sink.rename.after")
                 };
-                show().map_err(|e| Error::io(path.display(), &e))
+                show().map_err(|e| Error::io(path.display(), &e))?;
+                shown.0.push((Arc::clone(disk), local::parent(&path)));
+                Ok(())
             }
+            (Content::Local(_), Place::Remote { .. }) => Ok(()),
         }
     }
 }
 
-fn stage_local(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    local::make_folder(&local::parent(path))?;
+impl Shown {
+    /// Makes the names durable.
+    pub fn settle(&mut self) -> Result<()> {
+        self.0.sort_by(|(_, a), (_, b)| a.cmp(b));
+        self.0.dedup_by(|(_, a), (_, b)| a == b);
+        for (disk, folder) in self.0.drain(..) {
+            let sync = || if planted("control.skip_folder_sync") { Ok(()) } else { disk.sync_folder(&folder) };
+            let synced = sync().and_then(|()| step("sink.folder.synced"));
+            synced.map_err(|e| Error::io(folder.display(), &e))?;
+        }
+        Ok(())
+    }
+}
+
+fn stage_local(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    disk.make_folder(&local::parent(path))?;
     step("sink.write.before")?;
-    let mut file = File::create(path)?;
+    let mut file = disk.create(path)?;
     file.write_all(bytes)?;
     step("sink.sync.before")?;
-    file.sync_all()?;
+    if !planted("control.skip_sink_sync") {
+        file.sync()?;
+    }
     step("sink.sync.after")
 }
 
-fn local_files(folder: &Path, prefix: &str, names: &mut Vec<String>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.file_type()?.is_dir() {
-            local_files(&entry.path(), &format!("{name}/"), names)?;
+fn local_files(disk: &dyn Disk, folder: &Path, prefix: &str, names: &mut Vec<String>) -> io::Result<()> {
+    for (name, is_folder) in disk.list(folder)? {
+        let path = format!("{prefix}{name}");
+        if is_folder {
+            local_files(disk, &folder.join(name), &format!("{path}/"), names)?;
         } else {
-            names.push(name);
+            names.push(path);
         }
     }
     Ok(())
@@ -318,40 +381,34 @@ fn below(prefix: &StorePath, name: &str) -> StorePath {
 }
 
 /// Temporary file → fsync → rename → fsync of the folder. False if the name is taken and must not be replaced.
-fn write_local(path: &Path, bytes: &[u8], replace: bool) -> io::Result<bool> {
+fn write_local(disk: &dyn Disk, path: &Path, bytes: &[u8], replace: bool) -> io::Result<bool> {
     let folder = local::parent(path);
-    local::make_folder(&folder)?;
+    disk.make_folder(&folder)?;
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    step("state.write.before")?;
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    step("state.sync.before")?;
-    if !planted("control.skip_sync") {
-        file.sync_all()?;
+    if let Err(error) = write_temporary(disk, &temporary, bytes) {
+        // On a full disk, half a file is in the way.
+        let _ = disk.remove(&temporary);
+        return Err(error);
     }
     step("state.rename.before")?;
-    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-    match rustix::fs::renameat_with(CWD, &temporary, CWD, path, flags) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::EXIST) => {
-            fs::remove_file(&temporary)?;
-            return Ok(false);
-        }
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !replace => {
-            // A file system without exclusive rename has links.
-            let linked = fs::hard_link(&temporary, path);
-            fs::remove_file(&temporary)?;
-            match linked {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-                other => other?,
-            }
-        }
-        Err(error) => return Err(error.into()),
+    if replace {
+        disk.rename(&temporary, path)?;
+    } else if !disk.rename_new(&temporary, path)? {
+        disk.remove(&temporary)?;
+        return Ok(false);
     }
     step("state.rename.after")?;
-    local::sync_folder(&folder)?;
+    disk.sync_folder(&folder)?;
     step("state.sync.after")?;
     Ok(true)
+}
+
+fn write_temporary(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    step("state.write.before")?;
+    let mut file = disk.create(path)?;
+    file.write_all(bytes)?;
+    step("state.sync.before")?;
+    if planted("control.skip_sync") { Ok(()) } else { file.sync() }
 }
 
 #[cfg(test)]

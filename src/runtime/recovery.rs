@@ -10,10 +10,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Pipeline, ProgressCell, RunOptions, Runner};
-use crate::checkpoint::{Cost, Identity, Logs, StateStore};
+use crate::checkpoint::{Cost, EpochRecord, Identity, Logs, StateStore};
 use crate::clock::now_micros;
 use crate::durable::{Folder, planted};
 use crate::error::{Error, Result};
+use crate::offset::Epoch;
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::IncrementalPlan;
 use crate::sink::stream::Sink;
@@ -31,30 +32,13 @@ impl<'a> Runner<'a> {
         if options.fresh {
             forget(&folder, &mut sinks, &sources).await?;
         }
+        folder.settle(&[".", "offsets", "commits", "checkpoints", "state", "tables"])?;
         for (at, source) in sources.iter_mut().enumerate() {
             source.attach(&folder, &format!("source{at}"))?;
         }
         let now = now_micros();
         let new = identity(&plan, targets, now)?;
-        let identity = match Identity::read(&folder).await? {
-            Some(known) => match known.expect(&new, &folder) {
-                Ok(()) => known,
-                Err(error) => {
-                    let Some(before) = &evolved_from else { return Err(error) };
-                    expect_same_state(before, &plan)?;
-                    let new = Identity { id: known.id, ..new };
-                    new.write(&folder).await?;
-                    new
-                }
-            },
-            None => {
-                for sink in &mut sinks {
-                    sink.begin().await?;
-                }
-                new.write(&folder).await?;
-                new
-            }
-        };
+        let identity = known_identity(&folder, new, &evolved_from, &plan, &mut sinks).await?;
         sinks.iter_mut().for_each(|sink| sink.identify(&identity.id));
         let (store, parts) = StateStore::open(folder.clone()).await?;
         let mut dataflow = Dataflow::build(Arc::clone(&plan), shards, &state)?;
@@ -81,6 +65,7 @@ impl<'a> Runner<'a> {
             checkpointed_micros: now,
             store,
             id: identity.id,
+            locked: lock.is_held(),
             skipped: BTreeMap::new(),
             evolved: BTreeMap::new(),
             cost: Cost::default(),
@@ -92,11 +77,12 @@ impl<'a> Runner<'a> {
 
     /// Runs the epochs behind the checkpoint again.
     pub(super) async fn recover(&mut self) -> Result<()> {
-        let (begun, committed) = self.logs.read(self.epoch).await?;
+        let (mut begun, committed) = self.logs.read(self.epoch).await?;
         if committed.epoch < self.epoch && self.epoch > 0 {
             return Err(Error::query("the commit log ends before the checkpoint")
                 .hint("restore the folder from a backup, or start anew with --fresh: outputs are then written again"));
         }
+        begun.extend(self.claim(begun.last().map_or(self.epoch, |last| last.epoch)).await?);
         for (at, sink) in self.sinks.iter_mut().enumerate() {
             sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
         }
@@ -112,6 +98,45 @@ impl<'a> Runner<'a> {
         }
         Ok(())
     }
+}
+
+impl Runner<'_> {
+    /// Where a folder cannot be locked, begins an epoch that takes nothing: who ran there before is turned away when
+    /// it begins one of that number, and has not shown what is behind it.
+    async fn claim(&mut self, last: Epoch) -> Result<Option<EpochRecord>> {
+        if self.locked || last == 0 {
+            return Ok(None);
+        }
+        let record = EpochRecord { epoch: last + 1, now_micros: now_micros(), sources: BTreeMap::new() };
+        self.logs.begin(&record).await?;
+        Ok(Some(record))
+    }
+}
+
+/// The identity of the state, if it is that of `new`; a state that is new takes that one.
+async fn known_identity(
+    folder: &Folder,
+    new: Identity,
+    evolved_from: &Option<Arc<IncrementalPlan>>,
+    plan: &IncrementalPlan,
+    sinks: &mut [Box<dyn Sink>],
+) -> Result<Identity> {
+    if let Some(known) = Identity::read(folder).await? {
+        let Err(error) = known.expect(&new, folder) else { return Ok(known) };
+        let Some(before) = evolved_from else { return Err(error) };
+        expect_same_state(before, plan)?;
+        let new = Identity { id: known.id, ..new };
+        new.rewrite(folder).await?;
+        return Ok(new);
+    }
+    for sink in sinks {
+        sink.begin().await?;
+    }
+    if new.write(folder).await? {
+        return Ok(new);
+    }
+    Err(Error::query(format!("another process has begun on the state in {}", folder.name()))
+        .hint("stop one of them, or give each its own folder with --state"))
 }
 
 /// Refuses a plan whose operators keep other columns than those of the plan before.

@@ -8,6 +8,7 @@ mod encode;
 mod image;
 mod replace;
 mod spec;
+mod versions;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -32,8 +33,24 @@ pub trait Sink: Send {
     /// Makes what was taken durable, where no reader sees it.
     async fn stage(&mut self, epoch: Epoch, now_micros: i64) -> Result<()>;
 
-    /// Shows it.
+    /// Shows it: as little as can be done, so that readers of several sinks see them change together, or nearly so.
     async fn commit(&mut self, epoch: Epoch) -> Result<()>;
+
+    /// Makes durable what was shown.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// False if an epoch that is shown again, after a kill, is seen twice.
+    fn is_idempotent(&self) -> bool {
+        true
+    }
+
+    /// True if it shows a whole result anew. Such sinks commit behind those that add: who reads of which epoch the
+    /// result is finds that epoch everywhere.
+    fn replaces(&self) -> bool {
+        false
+    }
 
     /// Where it stands, for the commit log.
     fn position(&self) -> serde_json::Value {

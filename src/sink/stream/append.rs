@@ -18,7 +18,7 @@ use super::image::{Image, fold, in_folder};
 use super::{FileEncoding, Mode, Roll, Sink};
 use crate::change::{Changes, consolidate, take_rows};
 use crate::config::NULL_FOLDER;
-use crate::durable::{Folder, StagedFile};
+use crate::durable::{Folder, Shown, StagedFile};
 use crate::error::{Error, Result};
 use crate::format::texts;
 use crate::offset::Epoch;
@@ -60,6 +60,7 @@ pub struct AppendSink {
     /// The file that each folder's rows are added to.
     open: BTreeMap<String, Open>,
     staged: Vec<StagedFile>,
+    shown: Shown,
 }
 
 /// A file that rows are added to.
@@ -67,7 +68,6 @@ struct Open {
     first: Epoch,
     since_micros: i64,
     file: Growing,
-    bytes: usize,
 }
 
 /// What the commit log keeps of it.
@@ -76,7 +76,7 @@ struct Position {
     first: Epoch,
     since_micros: i64,
     rows: usize,
-    text_bytes: usize,
+    bytes: usize,
     /// How many columns it has; nothing is added to a file with fewer.
     #[serde(default)]
     columns: usize,
@@ -119,6 +119,7 @@ impl AppendSink {
             taken,
             open,
             staged,
+            shown: Shown::default(),
         })
     }
 
@@ -170,7 +171,7 @@ impl AppendSink {
 
     fn is_full(&self, open: &Open, now_micros: i64) -> bool {
         open.file.rows() >= self.roll.rows
-            || open.bytes >= self.roll.bytes
+            || open.file.bytes() >= self.roll.bytes
             || now_micros - open.since_micros >= self.roll.micros
     }
 }
@@ -214,7 +215,6 @@ impl Sink for AppendSink {
                     first: epoch,
                     since_micros: now_micros,
                     file: Growing::new(self.encoding, Arc::clone(&self.files)),
-                    bytes: 0,
                 };
                 open.entry(folder.clone()).or_insert_with(begin).file.push(&rows)?;
                 touched.push(folder);
@@ -224,10 +224,8 @@ impl Sink for AppendSink {
         touched.dedup();
         for folder in touched {
             let Some(open) = open.get_mut(&folder) else { continue };
-            let bytes = open.file.bytes()?;
-            open.bytes = bytes.len();
             let name = self.file_name(&folder, open.first);
-            self.staged.push(self.folder.stage(&name, bytes).await?);
+            self.staged.push(self.folder.stage(&name, open.file.version(epoch)?).await?);
         }
         self.open = open;
         Ok(())
@@ -235,9 +233,13 @@ impl Sink for AppendSink {
 
     async fn commit(&mut self, _epoch: Epoch) -> Result<()> {
         for staged in std::mem::take(&mut self.staged) {
-            staged.publish().await?;
+            staged.show(&mut self.shown).await?;
         }
         Ok(())
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.shown.settle()
     }
 
     fn position(&self) -> serde_json::Value {
@@ -246,7 +248,7 @@ impl Sink for AppendSink {
                 first: open.first,
                 since_micros: open.since_micros,
                 rows: open.file.rows(),
-                text_bytes: open.file.text_bytes(),
+                bytes: open.file.bytes(),
                 columns: self.files.fields().len(),
             };
             (folder.clone(), serde_json::to_value(position).unwrap_or_default())
@@ -258,8 +260,7 @@ impl Sink for AppendSink {
         self.folder.clear_stage()?;
         let Some(open) = position.as_object() else { return Ok(()) };
         for (folder, position) in open {
-            let Ok(Position { first, since_micros, rows, text_bytes, columns }) =
-                serde_json::from_value(position.clone())
+            let Ok(Position { first, since_micros, rows, bytes, columns }) = serde_json::from_value(position.clone())
             else {
                 return Err(Error::query("the commit log holds a position that this version cannot read"));
             };
@@ -267,18 +268,17 @@ impl Sink for AppendSink {
                 continue;
             }
             let name = self.file_name(folder, first);
-            let Some(bytes) = self.folder.read(&name).await? else {
+            let Some(there) = self.folder.read(&name).await? else {
                 // Someone moved it away: the rows that were shown are theirs now.
                 continue;
             };
             let mut file = Growing::new(self.encoding, Arc::clone(&self.files));
-            let size = bytes.len();
-            let whole = file.resume(bytes, rows, text_bytes);
+            let whole = file.resume(Vec::from(there), rows, bytes);
             whole.map_err(|error| Error {
                 message: format!("cannot go on with {}/{name}: {}", self.folder.name(), error.message),
                 ..error
             })?;
-            self.open.insert(folder.clone(), Open { first, since_micros, file, bytes: size });
+            self.open.insert(folder.clone(), Open { first, since_micros, file });
         }
         Ok(())
     }

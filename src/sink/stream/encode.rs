@@ -1,21 +1,20 @@
 //! Rows → the bytes of one file.
 //!
 //! Enters: batches. Leaves: a Parquet, CSV or NDJSON file in memory. Always holds: a file that grows is at each
-//! commit what it would be, had all its rows come at once.
+//! commit what it would be, had all its rows come at once; its bytes are those of the commit before, and more.
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::csv::WriterBuilder as CsvBuilder;
 use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
-use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 
-use crate::config::{CREATED_BY, ROW_GROUP_ROWS};
+use super::versions::Grown;
+use crate::change::with_columns;
 use crate::error::{Error, Result};
 use crate::format::{Carrier, carry};
+use crate::offset::Epoch;
 
 /// The format of a sink's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,16 +54,31 @@ pub(super) struct Growing {
     encoding: FileEncoding,
     schema: SchemaRef,
     rows: usize,
-    /// Of Parquet, which has its end behind the rows.
-    batches: Vec<RecordBatch>,
-    /// Of text.
-    text: Vec<u8>,
+    /// Rows that the next version of a Parquet file has more.
+    new: Vec<RecordBatch>,
+    content: Content,
+}
+
+enum Content {
+    Parquet(Grown),
+    Text(Vec<u8>),
+}
+
+/// Rows as the columns of a file have them.
+pub(super) fn carried(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| carry(column, field.data_type())).collect::<Result<Vec<_>>>()?;
+    with_columns(schema, columns, batch.num_rows())
 }
 
 impl Growing {
     /// An empty file with these columns, as [`FileEncoding::schema`] gave them.
     pub(super) fn new(encoding: FileEncoding, schema: SchemaRef) -> Self {
-        Self { encoding, schema, rows: 0, batches: Vec::new(), text: Vec::new() }
+        let content = match encoding {
+            FileEncoding::Parquet => Content::Parquet(Grown::new(Arc::clone(&schema))),
+            _ => Content::Text(Vec::new()),
+        };
+        Self { encoding, schema, rows: 0, new: Vec::new(), content }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -73,61 +87,62 @@ impl Growing {
 
     /// Adds rows.
     pub(super) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let columns = batch.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(column, field)| carry(column, field.data_type())).collect::<Result<Vec<_>>>()?;
-        let batch = crate::change::with_columns(&self.schema, columns, batch.num_rows())?;
-        match self.encoding {
-            FileEncoding::Parquet => self.batches.push(batch.clone()),
-            FileEncoding::Csv(delimiter) => {
-                let writer = CsvBuilder::new().with_delimiter(delimiter).with_header(self.text.is_empty());
-                writer.build(&mut self.text).write(&batch)?;
-            }
-            FileEncoding::Json => {
-                let writer = JsonBuilder::new().with_explicit_nulls(true);
-                let mut writer = writer.build::<_, LineDelimited>(&mut self.text);
-                writer.write(&batch)?;
-                writer.finish()?;
-            }
-        }
+        let batch = carried(&self.schema, batch)?;
         self.rows += batch.num_rows();
+        match &mut self.content {
+            Content::Parquet(_) => self.new.push(batch),
+            Content::Text(text) => match self.encoding {
+                FileEncoding::Csv(delimiter) => {
+                    let writer = CsvBuilder::new().with_delimiter(delimiter).with_header(text.is_empty());
+                    writer.build(text).write(&batch)?;
+                }
+                _ => {
+                    let writer = JsonBuilder::new().with_explicit_nulls(true);
+                    let mut writer = writer.build::<_, LineDelimited>(text);
+                    writer.write(&batch)?;
+                    writer.finish()?;
+                }
+            },
+        }
         Ok(())
     }
 
-    /// The bytes of the file as it is.
-    pub(super) fn bytes(&self) -> Result<Vec<u8>> {
-        if self.encoding != FileEncoding::Parquet {
-            return Ok(self.text.clone());
-        }
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_created_by(CREATED_BY.to_owned());
-        let mut writer = ArrowWriter::try_new(Vec::new(), SchemaRef::clone(&self.schema), Some(properties.build()))?;
-        for batch in &self.batches {
-            writer.write(batch)?;
-        }
-        Ok(writer.into_inner()?)
-    }
-
-    /// How long the text is; a text goes on from there.
-    pub(super) fn text_bytes(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Goes on from a file that had so many rows, and as text so many bytes.
-    pub(super) fn resume(&mut self, file: Bytes, rows: usize, text_bytes: usize) -> Result<()> {
-        if self.encoding == FileEncoding::Parquet {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.with_limit(rows).build()?;
-            for batch in reader {
-                self.push(&batch?)?;
+    /// The bytes of the file with what was pushed; its rows are those up to `epoch`.
+    pub(super) fn version(&mut self, epoch: Epoch) -> Result<&[u8]> {
+        match &mut self.content {
+            Content::Parquet(file) => {
+                file.add(&std::mem::take(&mut self.new), epoch)?;
+                Ok(file.bytes())
             }
-        } else {
-            self.text = file.get(..text_bytes).unwrap_or_default().to_vec();
-            self.rows = if self.text.len() == text_bytes { rows } else { 0 };
+            Content::Text(text) => Ok(text),
         }
-        if self.rows != rows {
-            return Err(Error::query("it has lost rows since it was written"));
+    }
+
+    /// How long its last version is.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.content {
+            Content::Parquet(file) => file.bytes().len(),
+            Content::Text(text) => text.len(),
         }
-        Ok(())
+    }
+
+    /// Goes on from the version of `file` that had so many bytes and rows.
+    pub(super) fn resume(&mut self, mut file: Vec<u8>, rows: usize, bytes: usize) -> Result<()> {
+        let lost = || Error::query("it has lost rows since it was written");
+        if file.len() < bytes {
+            return Err(lost());
+        }
+        file.truncate(bytes);
+        self.rows = rows;
+        match &mut self.content {
+            Content::Parquet(content) => {
+                *content = Grown::open(Arc::clone(&self.schema), file)?;
+                if content.rows() == rows { Ok(()) } else { Err(lost()) }
+            }
+            Content::Text(text) => {
+                *text = file;
+                Ok(())
+            }
+        }
     }
 }

@@ -72,7 +72,7 @@ impl FileEncoding {
         }
         let mut written = Growing::new(self, Arc::clone(file));
         written.push(rows)?;
-        self.image_of_file(Bytes::from(written.bytes()?), file)
+        self.image_of_file(Bytes::copy_from_slice(written.version(0)?), file)
     }
 }
 

@@ -11,12 +11,13 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 
-use super::encode::Growing;
+use super::encode::{Growing, carried};
 use super::image::Image;
+use super::versions::Replaced;
 use super::{FileEncoding, Sink};
 use crate::change::{Changes, RowEncoder, repeat, with_columns};
 use crate::checkpoint::Saved;
-use crate::durable::{Folder, StagedFile};
+use crate::durable::{Folder, Shown, StagedFile};
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
@@ -36,7 +37,10 @@ pub struct ReplaceSink {
     added: Vec<Changes>,
     saved_rows: usize,
     changed: bool,
+    /// The versions of a Parquet file; nothing before the first one of this run.
+    versions: Option<Replaced>,
     staged: Option<StagedFile>,
+    shown: Shown,
 }
 
 impl ReplaceSink {
@@ -60,7 +64,9 @@ impl ReplaceSink {
             added: Vec::new(),
             saved_rows: 0,
             changed: true,
+            versions: None,
             staged: None,
+            shown: Shown::default(),
         })
     }
 
@@ -98,7 +104,7 @@ impl Sink for ReplaceSink {
         Ok(())
     }
 
-    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> Result<()> {
+    async fn stage(&mut self, epoch: Epoch, now_micros: i64) -> Result<()> {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
@@ -110,17 +116,36 @@ impl Sink for ReplaceSink {
         if let Some(order) = &self.order {
             rows = order(&rows)?;
         }
-        let mut file = Growing::new(self.encoding, self.encoding.schema(&self.columns)?);
-        file.push(&rows)?;
-        self.staged = Some(self.folder.stage(&self.name, file.bytes()?).await?);
+        let columns = self.encoding.schema(&self.columns)?;
+        if self.encoding != FileEncoding::Parquet {
+            let mut file = Growing::new(self.encoding, columns);
+            file.push(&rows)?;
+            self.staged = Some(self.folder.stage(&self.name, file.version(epoch)?).await?);
+            return Ok(());
+        }
+        let rows = carried(&columns, &rows)?;
+        let mut versions = match self.versions.take() {
+            Some(versions) => versions,
+            None => Replaced::new(columns, self.folder.read(&self.name).await?),
+        };
+        self.staged = Some(self.folder.stage(&self.name, versions.replace(&rows, epoch, now_micros)?).await?);
+        self.versions = Some(versions);
         Ok(())
     }
 
     async fn commit(&mut self, _epoch: Epoch) -> Result<()> {
         match self.staged.take() {
-            Some(staged) => staged.publish().await,
+            Some(staged) => staged.show(&mut self.shown).await,
             None => Ok(()),
         }
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.shown.settle()
+    }
+
+    fn replaces(&self) -> bool {
+        true
     }
 
     fn save(&mut self) -> Result<Saved> {
