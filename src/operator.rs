@@ -16,6 +16,7 @@ pub mod multiset;
 mod ranking;
 mod recompute;
 mod stateless;
+mod temporal;
 mod top;
 mod window;
 
@@ -82,6 +83,11 @@ pub trait Operator: Send {
     /// Takes over what all shards had saved, as far as it belongs to this one.
     fn restore(&mut self, _saved: Vec<Vec<RecordBatch>>, _shard: Shard) -> Result<()> {
         Ok(())
+    }
+
+    /// True if its result changes with the time that is set now, without any input.
+    fn is_due(&mut self) -> Result<bool> {
+        Ok(false)
     }
 
     /// Rows and bytes of its state, about.
@@ -242,6 +248,16 @@ impl Dataflow {
         Ok(())
     }
 
+    /// True if a result changes with the time that is set now, without any input.
+    pub fn is_due(&mut self) -> Result<bool> {
+        for operator in self.nodes.iter_mut().flatten().flat_map(|node| &mut node.shards) {
+            if operator.is_due()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Rows and bytes of all state, about.
     pub fn size(&self) -> (usize, usize) {
         let operators = self.nodes.iter().flatten().flat_map(|node| &node.shards);
@@ -327,6 +343,10 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 exchanges = vec![ranking.exchange()?];
                 Box::new(ranking)
             }
+            Op::Temporal { bounds } => {
+                exchanges = vec![Exchange::by_row(&node.schema)?];
+                Box::new(temporal::Temporal::new(bounds, Arc::clone(&node.schema), state)?)
+            }
             Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {
                 exchanges = vec![Exchange::One];
@@ -348,7 +368,7 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 });
                 exchanges = node.inputs.iter().map(|_| Exchange::One).collect();
                 if shard == 0 {
-                    Box::new(recompute::Recompute::new(logical, inputs.collect()))
+                    Box::new(recompute::Recompute::new(logical, inputs.collect())?)
                 } else {
                     Box::new(exchange::Idle)
                 }

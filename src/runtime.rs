@@ -205,7 +205,8 @@ impl Runner<'_> {
 
     /// Runs an epoch over what has come; false if nothing has.
     async fn try_epoch(&mut self) -> Result<bool> {
-        let now = now_micros();
+        // The time of epochs does not go back where the clock does.
+        let now = now_micros().max(self.time.micros());
         let mut ranges = BTreeMap::new();
         for (source, node) in self.sources.iter_mut().zip(&self.plan.sources) {
             let range = source.next(now).await?;
@@ -214,8 +215,11 @@ impl Runner<'_> {
             }
         }
         if ranges.is_empty() && self.epoch > 0 {
-            self.logs.flush().await?;
-            return Ok(false);
+            self.time.set(now);
+            if !self.dataflow.as_mut().map_or(Ok(false), Dataflow::is_due)? {
+                self.logs.flush().await?;
+                return Ok(false);
+            }
         }
         let taking = self.sources.iter().filter_map(|source| source.taking_since()).min();
         self.progress.begun(taking);

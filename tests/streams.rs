@@ -452,3 +452,31 @@ fn two_tables_over_one_pipe_are_refused() {
     pipe(&place, sql, b"{\"x\":1}\n{\"x\":2}\n").data();
     assert_eq!(rows(&place, "FROM 'x.csv' CROSS JOIN 'n.csv'"), "x,n\n3,2\n");
 }
+
+/// What is shown of rows of the last hour follows the time, also where no row comes.
+#[test]
+fn rows_leave_when_their_time_is_over() {
+    let place = Place::new();
+    let now = fuse::clock::now_micros();
+    let line = |id: i64, micros: i64| format!("{{\"id\":{id},\"at\":{micros}}}\n");
+    let text = [line(1, now - 3_600_000_000), line(2, now - 3_597_500_000), line(3, now), line(4, now + 2_500_000)];
+    place.write("in/1.json", text.concat());
+    let sql = "CREATE STREAM s (id BIGINT, at BIGINT) STORED AS JSON LOCATION 'in/';
+        COPY (SELECT id FROM s WHERE to_timestamp_micros(at) > now() - INTERVAL '1 hour'
+              AND to_timestamp_micros(at) <= now()) TO 'recent/' STORED AS CSV OPTIONS ('mode' 'changelog');
+        COPY (SELECT count(*) AS n, max(id) AS last FROM s WHERE id > 1
+              AND to_timestamp_micros(at) > now() - INTERVAL '1 hour') TO 'count.csv';";
+    place.write("q.sql", sql);
+    let count = || place.read("count.csv");
+    place.run(&["query", "q.sql", "--once"]).data();
+    assert_eq!(count(), "n,last\n3,4\n");
+    place.run(&["query", "q.sql", "--until-idle", "4s"]).data();
+    assert_eq!(count(), "n,last\n2,4\n");
+    let mut changes = Vec::new();
+    for file in place.files().iter().filter(|file| file.starts_with("recent/") && file.ends_with(".csv")) {
+        let text = place.read(file);
+        changes.extend(text.lines().skip(1).map(|line| line.split(',').take(2).collect::<Vec<_>>().join(",")));
+    }
+    changes.sort();
+    assert_eq!(changes, ["2,delete", "2,insert", "3,insert", "4,insert"]);
+}

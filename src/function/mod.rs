@@ -29,7 +29,7 @@ pub use concat::concatenation;
 pub use json::json_call;
 pub use macros::MACROS;
 pub use names::NAMES;
-pub use now::with_epoch_time;
+pub use now::{is_epoch_time, with_epoch_time};
 pub use sum::wide;
 
 /// Registers all of them.

@@ -70,6 +70,11 @@ impl ScalarUDFImpl for EpochNow {
     }
 }
 
+/// True for a call of one of these.
+pub fn is_epoch_time(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(call) if call.func.inner().downcast_ref::<EpochNow>().is_some())
+}
+
 /// The plan with the epoch's time in the place of that of planning.
 pub fn with_epoch_time(plan: LogicalPlan, time: &EpochTime) -> Result<LogicalPlan> {
     let replace = |expr: Expr| -> DfResult<Transformed<Expr>> {

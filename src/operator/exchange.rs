@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, UInt64Array};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use super::exists::tally_schema;
 use super::keys::{KeyHasher, evaluate_key, nulls, shard_of};
@@ -34,6 +35,14 @@ impl Exchange {
             return Ok(Exchange::One);
         }
         Ok(Exchange::Key { exprs, hasher: KeyHasher::new(types)? })
+    }
+
+    /// By the hash of whole rows.
+    pub(super) fn by_row(schema: &SchemaRef) -> Result<Self> {
+        let columns = schema.fields().iter().enumerate();
+        let exprs = columns.map(|(at, field)| Arc::new(Column::new(field.name(), at)) as Arc<dyn PhysicalExpr>);
+        let types = schema.fields().iter().map(|field| field.data_type().clone());
+        Self::by_key(exprs.collect(), types.collect())
     }
 
     /// Divides the changes of all shards anew.

@@ -13,7 +13,7 @@ use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, concat, consolidate, repeat, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
-use crate::planner::placeholder;
+use crate::planner::{depends_on_time, placeholder};
 
 /// How many batches of an input are kept before they become one.
 const BATCHES: usize = 64;
@@ -36,6 +36,8 @@ pub(super) struct Recompute {
     result: Vec<Changes>,
     result_changed: bool,
     has_run: bool,
+    /// The result depends on the time too.
+    timed: bool,
     /// All has to be saved.
     save_whole: bool,
 }
@@ -60,28 +62,29 @@ impl Input {
 }
 
 impl Recompute {
-    pub(super) fn new(plan: &LogicalPlan, inputs: Vec<(SchemaRef, bool)>) -> Self {
+    pub(super) fn new(plan: &LogicalPlan, inputs: Vec<(SchemaRef, bool)>) -> Result<Self> {
         let inputs = inputs.into_iter().map(|(schema, append_only)| Input {
             schema,
             append_only,
             kept: Vec::new(),
             added: Vec::new(),
         });
-        Self {
+        Ok(Self {
             plan: plan.clone(),
             schema: Arc::clone(plan.schema().inner()),
             inputs: inputs.collect(),
             result: Vec::new(),
             result_changed: false,
             has_run: false,
+            timed: depends_on_time(plan)?,
             save_whole: false,
-        }
+        })
     }
 }
 
 impl Operator for Recompute {
     fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
-        if self.has_run && inputs.iter().flatten().all(Changes::is_empty) {
+        if self.has_run && !self.timed && inputs.iter().flatten().all(Changes::is_empty) {
             return Ok(Vec::new());
         }
         self.has_run = true;

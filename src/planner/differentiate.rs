@@ -12,14 +12,14 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{
-    Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
+    Expr, FetchType, Filter, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
 };
 
-use super::grouping;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::maintained::Maintained;
 use super::placeholder::Placeholder;
 use super::windows::{self, Rank, RankLimit};
+use super::{grouping, temporal};
 use crate::error::{Error, Result};
 use crate::source::stream::StreamTable;
 
@@ -123,6 +123,7 @@ impl Builder {
             LogicalPlan::SubqueryAlias(alias) => self.node(&alias.input),
             LogicalPlan::Sort(Sort { input, fetch: None, .. }) => self.node(input),
             LogicalPlan::Repartition(repartition) => self.node(&repartition.input),
+            LogicalPlan::Filter(filter) if temporal::depends(&filter.predicate)? => self.temporal(plan, filter, schema),
             LogicalPlan::Filter(filter) => {
                 let step =
                     Step::Filter { predicate: filter.predicate.clone(), input: Arc::clone(filter.input.schema()) };
@@ -214,6 +215,22 @@ impl Builder {
         let input = self.node(input)?;
         let append_only = self.plan.nodes[input].append_only;
         Ok(self.push(Op::Stateless { steps: vec![step] }, vec![input], schema, append_only))
+    }
+
+    /// A filter that depends on the time of the epoch.
+    fn temporal(&mut self, plan: &LogicalPlan, filter: &Filter, schema: SchemaRef) -> Result<NodeId> {
+        let (predicate, below) = (&filter.predicate, filter.input.as_ref());
+        let parts = temporal::parts(predicate, below.schema())?;
+        if parts.others.is_some() {
+            return self.recompute(plan, "a condition on the time that is no comparison with it");
+        }
+        let mut node = self.node(below)?;
+        if let Some(predicate) = parts.rest {
+            let append_only = self.plan.nodes[node].append_only;
+            let steps = vec![Step::Filter { predicate, input: Arc::clone(below.schema()) }];
+            node = self.push(Op::Stateless { steps }, vec![node], Arc::clone(&schema), append_only);
+        }
+        Ok(self.push(Op::Temporal { bounds: parts.bounds }, vec![node], schema, false))
     }
 
     fn limit(&mut self, plan: &LogicalPlan, limit: &Limit, schema: SchemaRef) -> Result<NodeId> {

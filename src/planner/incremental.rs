@@ -10,6 +10,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr, Window};
 
+use super::temporal::TimeBound;
 use super::upkeep;
 use super::windows::{Rank, RankLimit};
 use crate::error::Result;
@@ -111,6 +112,11 @@ pub enum Op {
         left_rests: bool,
         /// The right side is at rest.
         right_rests: bool,
+    },
+    /// Rows for which conditions on the time hold.
+    Temporal {
+        /// All of them have to.
+        bounds: Vec<TimeBound>,
     },
     /// ORDER BY with LIMIT; LIMIT alone where rows may be taken away.
     Top {
@@ -227,6 +233,10 @@ impl Op {
                 let on = join.on.iter().map(|(left, right)| format!("{left} = {right}"));
                 let on = on.chain(join.filter.iter().map(ToString::to_string)).collect::<Vec<_>>().join(" AND ");
                 format!("{} Join on {on}", join.join_type)
+            }
+            Op::Temporal { bounds } => {
+                let bounds: Vec<String> = bounds.iter().map(ToString::to_string).collect();
+                format!("Filter as time passes {}", bounds.join(" AND "))
             }
             Op::Top { sort, skip, fetch, .. } => {
                 let by: Vec<String> = sort.iter().map(ToString::to_string).collect();

@@ -21,6 +21,7 @@ pub mod placeholder;
 mod repair;
 mod rewrite;
 mod statement;
+mod temporal;
 mod upkeep;
 mod windows;
 
@@ -36,5 +37,6 @@ pub use operators::TypedOperators;
 pub use physical::SpillLargeTops;
 pub use rewrite::{Definition, Macros, definition};
 pub use statement::{Run, plan, query_of_value, value_of};
+pub use temporal::{TimeBound, depends_on_time};
 pub use upkeep::{Called, Pair, Sum, Upkeep};
 pub use windows::{Rank, RankLimit, ranked_by};
