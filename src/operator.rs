@@ -28,7 +28,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr, Join};
+use datafusion::logical_expr::{Aggregate, Expr, Join, SortExpr};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tokio::runtime::Handle;
 
@@ -305,6 +305,19 @@ fn join_exchanges(join: &Join, state: &SessionState) -> Result<Vec<Exchange>> {
     Ok(exchanges)
 }
 
+/// What rows are sorted by.
+fn order(
+    sort: &[SortExpr],
+    input: &DFSchema,
+    state: &SessionState,
+) -> Result<Vec<(Arc<dyn PhysicalExpr>, SortOptions)>> {
+    let one = |by: &SortExpr| {
+        let options = SortOptions { descending: !by.asc, nulls_first: by.nulls_first };
+        Ok((physical(&by.expr, input, state)?, options))
+    };
+    sort.iter().map(one).collect()
+}
+
 /// The operators of a node; nothing for one that only hands on what comes from outside.
 fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
     let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
@@ -350,11 +363,7 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
             Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {
                 exchanges = vec![Exchange::One];
-                let by = sort.iter().map(|by| {
-                    let options = SortOptions { descending: !by.asc, nulls_first: by.nulls_first };
-                    Ok((physical(&by.expr, input, state)?, options))
-                });
-                let by = by.collect::<Result<Vec<_>>>()?;
+                let by = order(sort, input, state)?;
                 Box::new(top::Top::new(by, (*skip, *fetch), Arc::clone(&node.schema), append_only(0))?)
             }
             Op::First { skip, fetch } => {

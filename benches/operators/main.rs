@@ -3,6 +3,8 @@
 //! Enters: FUSE_BENCH_ROWS, numbers of rows, by commas. Leaves: a line for each measurement, on standard output.
 //! Always holds: what is short is the median of several runs over the same state; a state is filled once.
 
+#![expect(clippy::expect_used, reason = "a measurement that fails ends the bench")]
+
 use std::sync::Arc;
 use std::time::Instant;
 
