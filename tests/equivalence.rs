@@ -311,8 +311,9 @@ fn query() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Fewer than in tests/law.rs: files and kills take their time.
 fn cases() -> u32 {
-    std::env::var("FUSE_LAW_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
+    crate::law::cases() / 4
 }
 
 /// Holds for queries of this kind, in one part of the cases; for that of FUSE_LAW_QUERY, if there is one.

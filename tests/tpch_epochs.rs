@@ -114,7 +114,7 @@ fn feed(tables: &Tables, seed: u64) -> Vec<Vec<(String, RecordBatch)>> {
 /// A session with the tables at rest, and the growing ones made by `grow`.
 fn at_rest(session: &Session, tables: &Tables) {
     for (table, rows) in tables.iter().filter(|(table, _)| !GROWING.contains(&table.as_str())) {
-        register(session, table, &[rows.clone()]);
+        register(session, table, std::slice::from_ref(rows));
     }
 }
 

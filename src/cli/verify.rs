@@ -76,7 +76,8 @@ fn report(verdict: &Verdict, format: Format, quiet: bool) -> Result<()> {
     }
     let all = count(verdict.statements.len() as u64, "statement");
     if !differing.is_empty() {
-        return Err(Error::new(Kind::Query, format!("{} of {all} differ from the batch", differing.len())));
+        let differ = if differing.len() == 1 { "differs" } else { "differ" };
+        return Err(Error::new(Kind::Query, format!("{} of {all} {differ} from the batch", differing.len())));
     }
     if !quiet {
         let rows = verdict.statements.iter().map(|one| one.rows).sum();

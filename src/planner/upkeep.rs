@@ -109,7 +109,8 @@ impl Called<'_> {
                 _ => return None,
             },
             "avg" => match self.arguments {
-                [Decimal128(_, scale)] => Sum::Whole { scale: *scale, average: true },
+                // Beyond that, DataFusion sums in 256 bits.
+                [Decimal128(..=AVERAGE_DIGITS, scale)] => Sum::Whole { scale: *scale, average: true },
                 [Float64] => Sum::Float { average: true },
                 _ => return None,
             },
@@ -123,6 +124,9 @@ impl Called<'_> {
         })
     }
 }
+
+/// Digits of a decimal whose average is summed in 128 bits.
+const AVERAGE_DIGITS: u8 = 25;
 
 /// The functions of an aggregate over input that retracts whose groups are computed anew, by their names.
 pub(super) fn recomputed(aggregate: &Aggregate) -> Result<Vec<String>> {

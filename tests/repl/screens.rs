@@ -5,8 +5,10 @@
 
 use super::terminal::Terminal;
 
-/// A screen: its name, the size of the terminal, what is typed line by line, and what is there at the end.
-const SCREENS: [(&str, (u32, u32), &[&str], &str); 7] = [
+/// Its name, the size of the terminal, what is typed line by line, and what is there at the end.
+type Screen = (&'static str, (u32, u32), &'static [&'static str], &'static str);
+
+const SCREENS: [Screen; 7] = [
     (
         "result",
         (80, 24),
