@@ -93,6 +93,7 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         let name = full.trim_start_matches("datafusion.public.").to_owned();
         let known = table_names(state);
         let mut better = Error { message: format!("no table named {name}"), ..error.clone() };
+        better = better.mark(format!("'{name}'|{name}"));
         let hint = match near_name(&name, known.iter().map(String::as_str)) {
             Some(near) => Some(format!("did you mean {near}?")),
             None if name.contains('.') && neighbour(&name).is_some() => {
@@ -119,6 +120,7 @@ pub fn explain_unknown_name(state: &SessionState, error: Error) -> Error {
         let known = known.chain(state.window_functions().keys()).chain(state.table_functions().keys());
         let known = known.map(String::as_str).chain(FILE_FUNCTIONS);
         let mut better = Error { message: format!("no function named {name}"), notes: Vec::new(), ..error.clone() };
+        better = better.mark(&name);
         better.hint = near_name(&name, known).map(|near| format!("did you mean {near}?").into());
         return better;
     }

@@ -17,6 +17,8 @@ use chrono::DateTime;
 
 use crate::error::{Error, Result};
 
+pub use terminal::clip;
+
 /// Lines, kinds of points or bars that can be told apart.
 const SERIES: usize = 8;
 

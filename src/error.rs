@@ -5,6 +5,8 @@
 //! Always holds: the exit code of a kind is decided in one match, [`Kind::exit_code`].
 
 mod library;
+mod rules;
+mod store;
 mod types;
 mod words;
 
@@ -157,7 +159,8 @@ impl Error {
     pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Self::query(format!("a bug ended the statement: {text}")).hint("nothing of it was kept; the session goes on")
+        Self::query(format!("fuse stumbled over this statement: {text}"))
+            .hint("nothing of it was kept, and the session goes on; please report the statement to fuse")
     }
 
     fn from_io(error: &io::Error) -> Self {
@@ -210,6 +213,7 @@ pub fn unknown_format(name: &str) -> Error {
         Some(near) => error.hint(format!("did you mean {near}?")),
         None => error.hint(format!("formats are {}", FORMATS.join(", "))),
     }
+    .mark(name)
 }
 
 /// The start of a text that may be long.

@@ -24,6 +24,7 @@ pub mod function;
 pub mod parser;
 
 pub mod checkpoint;
+pub mod folder;
 pub mod sink;
 pub mod source;
 

@@ -14,7 +14,6 @@ mod rows;
 mod settings;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -33,7 +32,6 @@ use datafusion::logical_expr::{
 };
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
-use datafusion::sql::sqlparser::ast::{Expr, visit_expressions};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tempfile::TempDir;
@@ -340,7 +338,6 @@ impl Session {
     /// `run`: what the plan depends on may be read from the tables.
     async fn plan(&self, body: Body, run: bool) -> Result<LogicalPlan> {
         let state = self.context.state();
-        refuse_over_scalars(&state, &body)?;
         let asked = |plan: LogicalPlan, constant: bool| -> BoxFuture<'_, Result<Vec<RecordBatch>>> {
             let state = state.clone();
             Box::pin(async move {
@@ -348,8 +345,8 @@ impl Session {
                     return Ok(Vec::new());
                 }
                 if pipeline::is_continuous(&plan)? {
-                    return Err(Error::sql("the columns of a PIVOT over a stream have to be known beforehand")
-                        .hint("name the values: PIVOT … ON column IN ('a', 'b')"));
+                    return Err(Error::sql("PIVOT without IN, and LIMIT of a percentage, need to know all rows beforehand, which a stream does not have")
+                        .hint("name the values: PIVOT … ON column IN ('a', 'b'); LIMIT takes a number of rows"));
                 }
                 Rows::start(state, plan, &Current::default()).await?.collect().await
             })
@@ -360,7 +357,7 @@ impl Session {
             refuse_placeholders(&plan)?;
         }
         sink::check(&state, &plan)?;
-        sink::allow_nulls(&state, plan)
+        Ok(plan)
     }
 
     /// CREATE MACRO, DROP MACRO and SET VARIABLE, whose value is computed now if `run` says so.
@@ -463,13 +460,21 @@ impl Session {
         let value = value.or_else(|| config::default_value(&name));
         if let Some(value) = value {
             validate(&name, &value)?;
-            let unread = |error: Error| Error { message: format!("{name} = '{value}': {}", error.message), ..error };
+            let unread = |error: Error| {
+                let why = match error.message.as_str() {
+                    "invalid digit found in string" => "it is a whole number",
+                    "provided string was not `true` or `false`" => "it is true or false",
+                    why => why,
+                };
+                Error { message: format!("{name} = '{value}': {why}"), ..error }
+            };
             let set = self.set(&name, value.clone()).await;
-            set.map_err(|error| explain_setting(&name, unread(error)))?;
+            set.map_err(|error| explain_setting(&name, self.context.state().config_options(), unread(error)))?;
         } else {
             let reset = datafusion::logical_expr::ResetVariable { variable: name.clone() };
             let plan = LogicalPlan::Statement(PlanStatement::ResetVariable(reset));
-            self.context.execute_logical_plan(plan).await.map_err(|e| explain_setting(&name, Error::from(e)))?;
+            let reset = self.context.execute_logical_plan(plan).await;
+            reset.map_err(|e| explain_setting(&name, self.context.state().config_options(), Error::from(e)))?;
         }
         let settings = self.settings();
         match name.as_str() {
@@ -503,32 +508,13 @@ impl Session {
     }
 }
 
-/// `upper(name) OVER ()`: DataFusion would drop the OVER.
-fn refuse_over_scalars(state: &SessionState, body: &Body) -> Result<()> {
-    let Body::Statement(sql) = body else { return Ok(()) };
-    let scalar = |name: &str| {
-        let windowed = state.aggregate_functions().contains_key(name) || state.window_functions().contains_key(name);
-        state.scalar_functions().contains_key(name) && !windowed
-    };
-    let found = visit_expressions(sql.as_ref(), |expr| match expr {
-        Expr::Function(call) if call.over.is_some() && scalar(&call.name.to_string().to_lowercase()) => {
-            ControlFlow::Break(call.name.to_string())
-        }
-        _ => ControlFlow::Continue(()),
-    });
-    match found {
-        ControlFlow::Break(name) => {
-            Err(Error::sql(format!("{name} is not a window function: OVER has no meaning for it")))
-        }
-        ControlFlow::Continue(()) => Ok(()),
-    }
-}
-
 /// Outside of PREPARE, every `$name` needs a value.
 fn refuse_placeholders(plan: &LogicalPlan) -> Result<()> {
     match plan.get_parameter_names()?.into_iter().min() {
-        Some(name) => Err(Error::sql(format!("no value for {name}"))
-            .hint(format!("give one on the command line: -D {}=…", name.trim_start_matches('$')))),
+        Some(name) => Err(Error::sql(format!("no value for {name}")).mark(&name).hint(match name.strip_prefix('$') {
+            Some(name) => format!("give one on the command line: -D {name}=…"),
+            None => "values are put in by name: $name, and -D name=… on the command line".to_owned(),
+        })),
         None => Ok(()),
     }
 }

@@ -8,25 +8,24 @@
 mod lines;
 pub mod stream;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, StringArray};
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use datafusion::common::Result as DfResult;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::json::JsonSink;
 use datafusion::datasource::file_format::parquet::{ParquetFormat, ParquetSink};
-use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::datasource::physical_plan::{FileSink, FileSinkConfig};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::{CopyTo, InsertOp};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
@@ -37,6 +36,7 @@ use self::lines::JsonLines;
 use crate::config::NULL_FOLDER;
 use crate::durable::ESCAPED_EQUALS;
 use crate::error::{Error, Result};
+use crate::folder::listing_of;
 use crate::format::{Carrier, carry, is_nested, refuse_same_names, texts};
 
 /// Refuses what cannot be written, before a plan runs.
@@ -47,7 +47,8 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
         refuse_same_names(schema)?;
         let all = schema.fields().iter().all(|field| write.partitions.contains(field.name()));
         if all && !write.partitions.is_empty() && !write.keeps_partitions {
-            return Err(Error::sql("PARTITIONED BY names every column: none is left for the files")
+            return Err(Error::sql("PARTITIONED BY names every column: the files would have no column")
+                .mark("PARTITIONED BY")
                 .hint("leave out one column, or add one to the SELECT"));
         }
     }
@@ -55,6 +56,7 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
         && write.one_file
     {
         return Err(Error::sql(format!("{} is one file: INSERT adds files to a folder", dml.table_name.table()))
+            .mark(format!("'{0}'|{0}", dml.table_name.table()))
             .hint("put the table's LOCATION on a folder, as in 'data/', or write a new file with COPY … TO"));
     }
     let input = write.plan.inputs();
@@ -72,29 +74,6 @@ pub fn check(state: &SessionState, plan: &LogicalPlan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Lets the rows of `INSERT … VALUES` hold NULL in the columns of PARTITIONED BY, which DataFusion declares
-/// without NULL.
-pub fn allow_nulls(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
-    let Some(Write { plan: LogicalPlan::Dml(dml), partitions, .. }) = write_of(state, &plan) else { return Ok(plan) };
-    let LogicalPlan::Projection(projection) = dml.input.as_ref() else { return Ok(plan) };
-    let keys = projection.expr.iter().filter(|expr| partitions.contains(&expr.schema_name().to_string()));
-    let keys: HashSet<String> = keys.flat_map(Expr::column_refs).map(|column| column.name.clone()).collect();
-    let nullable = plan.transform_up(|node| match node {
-        LogicalPlan::Values(mut values) => {
-            let fields = values.schema.iter().map(|(table, field)| {
-                let nullable = field.is_nullable() || keys.contains(field.name());
-                (table.cloned(), Arc::new(Field::clone(field).with_nullable(nullable)))
-            });
-            let schema = DFSchema::new_with_metadata(fields.collect(), values.schema.metadata().clone())?;
-            values.schema = Arc::new(schema);
-            Ok(Transformed::yes(LogicalPlan::Values(values)))
-        }
-        LogicalPlan::Projection(_) => Ok(Transformed::yes(node.recompute_schema()?)),
-        node => Ok(Transformed::no(node)),
-    })?;
-    Ok(nullable.data)
 }
 
 /// A statement that writes files.
@@ -122,7 +101,7 @@ fn write_of<'a>(state: &SessionState, plan: &'a LogicalPlan) -> Option<Write<'a>
         }
         LogicalPlan::Dml(dml) => {
             let table = source_as_provider(&dml.target).ok()?;
-            let table = table.downcast_ref::<ListingTable>()?;
+            let table = listing_of(table.as_ref())?;
             let options = table.options();
             let one_file = table.table_paths().iter().any(|path| !path.is_collection());
             let carrier = Carrier::of_ending(&options.format.get_ext());
@@ -211,8 +190,6 @@ impl Write<'_> {
         if self.partitions.contains(field.name()) {
             return Ok(Some(if self.keeps_partitions {
                 Change { to: Arc::clone(field), how: How::NotNull }
-            } else if matches!(self.plan, LogicalPlan::Dml(_)) {
-                Change { to: Arc::new(Field::new(field.name(), DataType::Utf8, false)), how: How::FilledFolder }
             } else {
                 Change { to: Arc::new(Field::new(field.name(), DataType::Utf8, false)), how: How::Folder }
             }));
@@ -261,8 +238,6 @@ enum How {
     Carry,
     /// The value in the name of a folder.
     Folder,
-    /// The same, none of them NULL: DataFusion would read the folder of NULL as a text in a created table.
-    FilledFolder,
     /// The same values, none of them NULL: the column is both in the files and in the names of folders.
     NotNull,
 }
@@ -281,7 +256,7 @@ impl Change {
     fn name(&self) -> &'static str {
         match self.how {
             How::Carry => "carry",
-            How::Folder | How::FilledFolder => "folder",
+            How::Folder => "folder",
             How::NotNull => "not_null",
         }
     }
@@ -290,12 +265,6 @@ impl Change {
         match self.how {
             How::Carry => carry(array, self.to.data_type()),
             How::Folder => self.folders(array),
-            How::FilledFolder if array.logical_null_count() == 0 => self.folders(array),
-            How::FilledFolder => {
-                let name = self.to.name();
-                Err(Error::query(format!("INSERT: a row has NULL in {name}, by which the table is partitioned"))
-                    .hint(format!("give it a value: COALESCE({name}, …); COPY to a folder can write NULL")))
-            }
             How::NotNull if array.logical_null_count() == 0 => Ok(Arc::clone(array)),
             How::NotNull => {
                 let name = self.to.name();

@@ -88,3 +88,39 @@ fn what_would_fill_the_memory_is_refused() {
     let days = "SELECT array_length(range(DATE '0001-01-01', DATE '9999-01-01', INTERVAL '1 day')), concat('a', 1, NULL, concat_ws('-', 'b', 'c'))";
     assert_eq!(place.sql(days).data().lines().last(), Some("3651694,a1b-c"));
 }
+
+#[test]
+fn what_has_to_know_all_rows_beforehand_is_refused_on_a_stream() {
+    let place = Place::new();
+    place.write("in/1.ndjson", "{\"k\":\"a\",\"n\":1}\n{\"k\":\"b\",\"n\":2}\n");
+    let stream = "CREATE STREAM s (k VARCHAR, n BIGINT) STORED AS JSON LOCATION 'in/'";
+    let run = |query: &str| {
+        let sql = format!("{stream}; COPY ({query}) TO 'out.parquet'");
+        place.run(&["query", "-q", "-c", &sql, "--once", "--state", "state", "--fresh"])
+    };
+    for query in ["PIVOT s ON k USING sum(n)", "SELECT * FROM s ORDER BY n LIMIT 50%"] {
+        let error = run(query).error(2);
+        assert!(error.contains("know all rows beforehand") && error.contains("help:"), "{query}: {error}");
+    }
+    assert_eq!(run("PIVOT s ON k IN ('a', 'b') USING sum(n)").data(), "");
+    let read = place.sql("SELECT * FROM 'out.parquet'").data();
+    assert_eq!(read, "a,b\n1,2\n");
+}
+
+/// Forms that a call does not have would be dropped in silence.
+#[test]
+fn clauses_of_calls_are_kept_or_refused() {
+    let place = Place::new();
+    for (call, clause) in [
+        ("upper(DISTINCT b)", "DISTINCT"),
+        ("upper(b) FILTER (WHERE true)", "FILTER"),
+        ("upper(b ORDER BY b)", "ORDER BY"),
+        ("upper(b) OVER ()", "OVER"),
+        ("count(DISTINCT *)", "DISTINCT"),
+    ] {
+        let error = place.sql(&format!("SELECT {call} FROM (VALUES ('x')) t(b)")).error(2);
+        assert!(error.contains(clause) && error.contains("-c:1:"), "{call}: {error}");
+    }
+    let index = place.sql("CREATE TABLE t (a INT); CREATE INDEX i ON t (a)").error(2);
+    assert!(index.contains("CREATE INDEX is not supported"), "{index}");
+}

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bank;
+mod bombs;
 mod charts;
 mod clauses;
 mod command_line;
@@ -34,4 +35,6 @@ mod tour;
 mod tpch;
 mod tpch_epochs;
 mod verify;
+mod web;
 mod writing;
+mod wrong_sql;

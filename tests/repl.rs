@@ -3,6 +3,7 @@
 //! Enters: keys, through tmux on a socket of its own. Leaves: nothing. Always holds: each test has a terminal of
 //! a fixed size and folders of its own for history and configuration; what is expected is waited for.
 
+mod screens;
 mod terminal;
 
 use std::io::Write;

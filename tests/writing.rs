@@ -53,24 +53,43 @@ fn null_has_a_folder_of_its_own() {
 }
 
 #[test]
-fn inserted_nulls_are_no_folders() {
+fn inserted_nulls_come_back() {
     let place = Place::new();
-    for format in ["parquet", "csv", "json", "arrow"] {
-        let insert = |folder: &str, rows: &str| {
-            let folder = format!("{format}/{folder}");
-            std::fs::create_dir_all(place.path().join(&folder)).expect("a folder");
-            place.sql(&format!(
-                "CREATE EXTERNAL TABLE t (a BIGINT NOT NULL, k BIGINT) STORED AS {format} PARTITIONED BY (k) \
-                 LOCATION '{folder}/'; INSERT INTO t {rows}"
-            ))
+    for (format, kind) in [("parquet", "BIGINT"), ("csv", "VARCHAR"), ("json", "DATE"), ("arrow", "DOUBLE")] {
+        let folder = format!("{format}/t");
+        std::fs::create_dir_all(place.path().join(&folder)).expect("a folder");
+        let table = format!(
+            "CREATE EXTERNAL TABLE t (a BIGINT NOT NULL, k {kind}, b VARCHAR) STORED AS {format} \
+             PARTITIONED BY (k) LOCATION '{folder}/'"
+        );
+        let sql = |sql: &str| place.sql(&format!("{table}; {sql}"));
+        let value = match kind {
+            "DATE" => "DATE '2024-02-29'",
+            "VARCHAR" => "'a b/c=1\u{1}\ttab\nline'",
+            _ => "7",
         };
-        for rows in ["VALUES (1, 7), (2, NULL)", "SELECT 1, 7 UNION ALL SELECT 2, NULL"] {
-            let folder = &rows[..6];
-            let null = insert(folder, rows).error(1);
-            assert!(null.contains("NULL in k, by which the table is partitioned"), "{null}");
-            assert_eq!(folders(&place, &format!("{format}/{folder}/")), Vec::<String>::new(), "{format}");
+        let order = "SELECT count(*) AS n, count(k) AS k FROM t; SELECT a FROM t";
+        assert_eq!(
+            sql(&format!("INSERT INTO t (a, b, k) VALUES (1, 'x', {value}), (2, 'y', NULL); {order} ORDER BY a"))
+                .data(),
+            "n,k\n2,1\na\n1\n2\n"
+        );
+        sql("INSERT INTO t (a, b, k) SELECT 3, 'z', NULL UNION ALL SELECT 4, 'z', NULL").data();
+        for (filter, rows) in [
+            ("k IS NULL", "2,y\n3,z\n4,z\n"),
+            ("k IS NOT NULL", "1,x\n"),
+            (&format!("k = {value}"), "1,x\n"),
+            ("k IS NULL AND a > 2", "3,z\n4,z\n"),
+        ] {
+            let answer = sql(&format!("SELECT a, b FROM t WHERE {filter} ORDER BY a")).data();
+            assert_eq!(answer, format!("a,b\n{rows}"), "{format}: {filter}");
         }
-        let null = insert("none", "VALUES (NULL, 7)").error(1);
+        let found = folders(&place, &format!("{folder}/"));
+        assert_eq!(found.iter().filter(|name| *name == "k=__HIVE_DEFAULT_PARTITION__").count(), 2, "{found:?}");
+        // The folder is read as it was written by its path, too.
+        let path = place.sql(&format!("SELECT count(*) AS n, count(k) AS k FROM '{folder}/'")).data();
+        assert_eq!(path, "n,k\n4,1\n", "{format}");
+        let null = sql("INSERT INTO t (a, k) VALUES (NULL, 7)").error(1);
         assert!(null.contains("null"), "{null}");
     }
     place.write("one.csv", "a\n1\n");

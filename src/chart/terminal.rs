@@ -34,7 +34,7 @@ impl Chart {
 
     fn bar_text(&self, width: usize, colour: bool) -> String {
         let shown = self.labels.len().min(BARS);
-        let labels = self.labels[..shown].iter().map(|label| clip(label, (width / 3).max(1)));
+        let labels = self.labels[..shown].iter().map(|label| label_of(label, (width / 3).max(1)));
         let labels: Vec<String> = labels.collect();
         let label_width = labels.iter().map(|label| label.width()).max().unwrap_or_default();
         let value_width = self.points().map(|(_, value)| number(value).width()).max().unwrap_or_default();
@@ -142,10 +142,14 @@ fn paint(text: &str, code: u8, colour: bool) -> String {
 }
 
 /// A label that fits, without line breaks.
-fn clip(text: &str, width: usize) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+fn label_of(text: &str, width: usize) -> String {
+    clip(&text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>(), width)
+}
+
+/// Cuts a text to `width` columns and ends it in `…`.
+pub fn clip(text: &str, width: usize) -> String {
     if text.width() <= width {
-        return text;
+        return text.to_owned();
     }
     let mut cut = String::new();
     for c in text.chars() {
@@ -155,7 +159,8 @@ fn clip(text: &str, width: usize) -> String {
             break;
         }
     }
-    cut + "…"
+    cut.push('…');
+    cut
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ pub(super) async fn check(args: &CheckArgs) -> Result<()> {
 
 /// Prints an error with its place; what is left to the caller is the exit code.
 pub(super) fn fail(error: Error, script: &Script, statement: Option<&Statement>) -> Result<()> {
+    let error = statement.into_iter().fold(error, parser::locate);
     match error.kind {
         Kind::Closed => {}
         Kind::Interrupted => report::error(&error, None),

@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, Diagnostic, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
 
-use super::{Error, Kind, Span, near_name, types, unknown_format, words};
+use super::{Error, Kind, Span, near_name, store, types, unknown_format, words};
 
 impl From<ArrowError> for Error {
     fn from(error: ArrowError) -> Self {
@@ -54,11 +54,14 @@ impl From<object_store::Error> for Error {
     }
 }
 
-fn from_store(error: &object_store::Error) -> Error {
-    match error {
+fn from_store(store_error: &object_store::Error) -> Error {
+    match store_error {
         object_store::Error::NotFound { path, .. } => Error::query(format!("no such file: /{path}")),
-        object_store::Error::Generic { source, .. } => from_boxed(source.as_ref()),
-        other => Error::query(other.to_string()),
+        object_store::Error::Generic { source, .. } => match from_boxed(source.as_ref()) {
+            error if error.message.contains("Error performing") => store::in_words(store_error),
+            error => error,
+        },
+        other => store::in_words(other),
     }
 }
 
@@ -82,7 +85,7 @@ fn from_boxed(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error 
         }
         inner = cause.source();
     }
-    Error::query(tidy(&strip_prefixes(&error.to_string())))
+    words::in_words(Error::query(tidy(&strip_prefixes(&error.to_string()))))
 }
 
 impl From<Error> for DataFusionError {
@@ -115,14 +118,16 @@ fn from_datafusion(error: &DataFusionError) -> Error {
         DataFusionError::ObjectStore(store) => from_store(store),
         DataFusionError::SQL(parser, _) => from_parser(parser),
         DataFusionError::SchemaError(schema, _) => from_schema(schema),
-        DataFusionError::ExecutionJoin(join) => Error::query(format!("a worker of this statement crashed: {join}"))
-            .hint("this is a bug in fuse; the statement's output was not kept"),
+        DataFusionError::ExecutionJoin(join) => Error::query(format!("a thread of this statement ended early: {join}"))
+            .hint("the statement's output was not kept; please report the statement to fuse"),
         DataFusionError::ResourcesExhausted(message) => exhausted(message),
         DataFusionError::Plan(m) | DataFusionError::NotImplemented(m) | DataFusionError::Configuration(m) => {
             let known = from_signatures(m).or_else(|| known_message(m));
             known.unwrap_or_else(|| words::in_words(Error::sql(tidy(&strip_prefixes(m)))))
         }
-        DataFusionError::Execution(m) if m.starts_with("Table '") => Error::sql(tidy(m)),
+        DataFusionError::Execution(m) if m.starts_with("Table '") || m.starts_with("View '") => {
+            words::in_words(Error::sql(tidy(m)))
+        }
         DataFusionError::Internal(m) => from_signatures(m).unwrap_or_else(|| words::in_words(Error::query(tidy(m)))),
         other => {
             let text = other.strip_backtrace();
@@ -158,7 +163,8 @@ fn known_message(message: &str) -> Option<Error> {
     if message.contains("does not support logical expression WindowFunction") {
         return Some(
             Error::sql("a window function, such as row_number() OVER (), cannot stand here")
-                .hint("filter on it with QUALIFY, or in a query around this one"),
+                .hint("filter on it with QUALIFY, or in a query around this one")
+                .mark("OVER"),
         );
     }
     if let Some(rest) = after("Unable to find factory for ").or_else(|| after("Unable to create table with format ")) {
@@ -167,7 +173,8 @@ fn known_message(message: &str) -> Option<Error> {
     }
     if let Some(rest) = after("Unsupported ast node in sqltorel: ").or_else(|| after("Unsupported ast node ")) {
         let name = rest.split([' ', '(', '{']).next().unwrap_or(rest);
-        return Some(Error::sql(format!("{} is not supported", name.to_uppercase())));
+        let name = if name == "Value" { "a value here".to_owned() } else { name.to_uppercase() };
+        return Some(Error::sql(format!("{name} is not supported")).mark(name));
     }
     if let Some(rest) = after("Regular expression did not compile: ") {
         let cause = rest.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
@@ -249,14 +256,16 @@ fn from_schema(error: &SchemaError) -> Error {
             let near = datafusion::common::utils::quote_identifier(near);
             this.hint = Some(format!("did you mean {near}?").into());
         }
+        let mut seen = std::collections::HashSet::new();
+        let names: Vec<&str> = names.into_iter().filter(|name| seen.insert(*name)).collect();
         if !names.is_empty() {
             let shown: Vec<&str> = names.iter().copied().take(20).collect();
             let more = if names.len() > shown.len() { ", …" } else { "" };
             this.notes.push(format!("the columns here are {}{more}", shown.join(", ")));
         }
-        return this;
+        return this.mark(field.name());
     }
-    let mut this = Error::sql(tidy(&error.to_string()));
+    let mut this = words::in_words(Error::sql(tidy(&strip_prefixes(&error.to_string()))));
     if let SchemaError::AmbiguousReference { field } = error {
         this.span = field.spans().first().map(Span::from);
         this.hint = Some("name the table too, as in t.column".into());
@@ -285,6 +294,8 @@ fn from_parser(error: &ParserError) -> Error {
     let Some((text, place)) = message.split_once(" at Line: ") else {
         return Error::sql(tidy(message));
     };
+    // The message may have come through a parser twice.
+    let place = place.rsplit(" at Line: ").next().unwrap_or(place);
     let mut numbers = place.split(", Column: ").filter_map(|n| n.trim().parse::<usize>().ok());
     let error = Error::sql(tidy(text));
     match (numbers.next(), numbers.next()) {
@@ -348,6 +359,9 @@ fn tidy(message: &str) -> String {
         .or_else(|| message.find(". No function matches the given name"))
         .or_else(|| message.find(".. No function matches"))
         .unwrap_or(message.len());
+    let message = &message[..end];
+    // A place that a parser puts into its words.
+    let end = message.find(" at Line: ").filter(|at| message[*at..].contains(", Column: ")).unwrap_or(message.len());
     message[..end].trim().trim_end_matches('.').to_owned()
 }
 

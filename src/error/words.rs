@@ -8,170 +8,9 @@ use std::sync::OnceLock;
 
 use regex::{Captures, Regex};
 
+use super::rules::{RULES, Rule};
 use super::types::sql_name;
 use super::{Error, Kind};
-
-/// What a message says, how a user says it, what to do, and the word that it is about.
-struct Rule {
-    pattern: &'static str,
-    says: &'static str,
-    hint: &'static str,
-    mark: &'static str,
-}
-
-const fn rule(pattern: &'static str, says: &'static str, hint: &'static str, mark: &'static str) -> Rule {
-    Rule { pattern, says, hint, mark }
-}
-
-/// `$1`, `$2` stand for what the pattern has in parentheses; types in it have become those of SQL.
-const RULES: [Rule; 31] = [
-    rule(
-        r"^Cannot coerce arithmetic expression (.+) (\S+) (.+) to valid types",
-        "no operator $2 for $1 and $3",
-        "CAST one side to the type of the other",
-        "$2",
-    ),
-    rule(
-        r"^Cannot infer common argument type for comparison operation (.+) (=|!=|<>|<|>|<=|>=|IS DISTINCT FROM|IS NOT DISTINCT FROM) (.+)$",
-        "$1 and $3 cannot be compared",
-        "CAST one side to the type of the other",
-        "$2",
-    ),
-    rule(
-        r"^There isn't a common type to coerce (.+) and (.+) in I?LIKE expression",
-        "LIKE compares texts, not $1 with $2",
-        "CAST both sides to VARCHAR",
-        "LIKE",
-    ),
-    rule(
-        r"(?i)^cannot cast string '(?s)(.*)' to value of (.+) type",
-        "'$1' is not of type $2",
-        "TRY_CAST gives NULL instead",
-        "'$1'|CAST|::",
-    ),
-    rule(r"^Can't cast value (\S+) to type (.+)$", "$1 does not fit into $2", "TRY_CAST gives NULL instead", "$1"),
-    rule(r"(?i)^divide by zero", "division by zero", "nullif(x, 0) makes the divisor NULL, and the result too", "/|%"),
-    rule(
-        r"^Aggregate function calls cannot be nested",
-        "an aggregate function within another",
-        "compute the inner one in a subquery, and aggregate its result",
-        "",
-    ),
-    rule(
-        r"^Aggregate functions are not allowed in the WHERE clause",
-        "an aggregate function cannot stand in WHERE: rows are filtered before they are grouped",
-        "HAVING filters groups",
-        "WHERE",
-    ),
-    rule(
-        r"^Unsupported SQL type (.+)$",
-        "no type named $1",
-        "types are BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL(p, s), VARCHAR, DATE, TIME, TIMESTAMP, INTERVAL, …",
-        "$1",
-    ),
-    rule(
-        r"^Inconsistent data length across values list: got (\d+) values in row (\d+) but expected (\d+)",
-        "a row of VALUES has $1 values, where $3 are needed",
-        "name the columns that you give: INSERT INTO t (a, b) VALUES (…)",
-        "VALUES",
-    ),
-    rule(
-        r"^(?:UNION|Union) queries have different number of columns",
-        "both sides of UNION need the same number of columns",
-        "UNION ALL BY NAME fills missing columns with NULL",
-        "UNION",
-    ),
-    rule(
-        r"(?i)scalar subquery (?:returned|can only return|should only return).*(?:more than one row|one row)",
-        "a subquery in place of a value returned more than one row",
-        "LIMIT 1, an aggregate, or IN (…) makes it one",
-        "",
-    ),
-    rule(
-        r"^Scalar subquery should only return one column(?:, but found (\d+).*)?",
-        "a subquery in place of a value has more than one column",
-        "select the one that is meant",
-        "",
-    ),
-    rule(
-        r"^Function '(\w+)' user-defined coercion failed with.*(?:without any arguments|at least one argument)",
-        "$1 needs an argument",
-        "",
-        "$1",
-    ),
-    rule(
-        r"^Function '(\w+)' user-defined coercion failed with: (?:Error during planning: |Execution error: |Internal error: )?(.+)$",
-        "$1 cannot take these arguments: $2",
-        "",
-        "$1",
-    ),
-    rule(r"^Function '(\w+)' expects (\d+) arguments? but received (\d+)", "$1 takes $2 argument(s), not $3", "", "$1"),
-    rule(r"^Function '(\w+)' expects (.+) but received (.+)$", "$1 takes $2, not $3", "CAST the argument", "$1"),
-    rule(r"^Function '(\w+)' requires at least one argument", "$1 needs an argument", "", "$1"),
-    rule(r"^Expected LIMIT to be an integer or null, but got (.+)$", "LIMIT takes a whole number, not $1", "", "LIMIT"),
-    rule(
-        r"^Expected OFFSET to be an integer or null, but got (.+)$",
-        "OFFSET takes a whole number, not $1",
-        "",
-        "OFFSET",
-    ),
-    rule(
-        r"^Order by column out of bounds, specified: (\d+), max: (\d+)",
-        "ORDER BY $1 is out of range: the number of columns is $2",
-        "",
-        "ORDER BY",
-    ),
-    rule(
-        r"^Cannot find column with position (\d+) in SELECT clause. Valid columns: 1 to (\d+)",
-        "GROUP BY $1 is out of range: the number of columns is $2",
-        "",
-        "GROUP BY",
-    ),
-    rule(
-        r"^Cannot create filter with non-boolean predicate '(.+)' returning (.+)$",
-        "a condition is true or false, but $1 is $2",
-        "compare it with a value",
-        "WHERE",
-    ),
-    rule(
-        r"^HAVING clause references: (.+) must appear in the GROUP BY clause or be used in an aggregate function",
-        "HAVING uses a column that is neither grouped nor aggregated: $1",
-        "add it to GROUP BY, or use WHERE",
-        "HAVING",
-    ),
-    rule(
-        r"^Substring without for/from is not valid",
-        "substr needs a text and a position",
-        "substr(text, start, length)",
-        "substr",
-    ),
-    rule(
-        r"^Unable to cast to DATE for converting from i64 to i32 failed",
-        "a text cannot be read as a date",
-        "dates are written 2024-12-31; to_date(text, '%d/%m/%Y') reads other forms",
-        "to_date",
-    ),
-    rule(
-        r#"^Invalid input syntax for type interval: "(.*)""#,
-        "'$1' is not an interval",
-        "intervals are written '2 days' or '1 month 3 hours'",
-        "'$1'",
-    ),
-    rule(r"^Invalid window frame: (.+)$", "the window frame is empty: $1", "", "ROWS|RANGE|GROUPS"),
-    rule(
-        r"^'(.+)' must appear in GROUP BY clause because it's not an aggregate expression",
-        "$1 is neither in GROUP BY nor aggregated",
-        "add it to GROUP BY, GROUP BY ALL, or take one: any_value($1)",
-        "$1",
-    ),
-    rule(
-        r"^Column in SELECT must be in GROUP BY or an aggregate function: .*column '?(\S+?)'? must appear",
-        "$1 is neither in GROUP BY nor aggregated",
-        "add it to GROUP BY, GROUP BY ALL, or take one: any_value($1)",
-        "$1",
-    ),
-    rule(r"^Unterminated string literal", "a quote is not closed", "", ""),
-];
 
 fn rules() -> &'static [(Regex, &'static Rule)] {
     static COMPILED: OnceLock<Vec<(Regex, &'static Rule)>> = OnceLock::new();
@@ -205,7 +44,7 @@ pub(super) fn in_words(mut error: Error) -> Error {
         break;
     }
     if error.message.starts_with("Internal error") {
-        error.message = format!("a bug in the engine: {}", error.message.trim_start_matches("Internal error: "));
+        error.message = error.message.trim_start_matches("Internal error: ").to_owned();
         error.kind = Kind::Query;
     }
     error
@@ -233,7 +72,32 @@ fn in_sql(message: &str) -> String {
     let text = texts.replace_all(&text, "'$1'");
     let text =
         types.replace_all(&text, |found: &Captures<'_>| sql_name(&found[0]).unwrap_or_else(|| found[0].to_owned()));
-    files.replace_all(&text, "$1").into_owned()
+    nested_types(&files.replace_all(&text, "$1"))
+}
+
+/// `List(BIGINT)` as `BIGINT[]`, and `Struct("a": INT)` as `STRUCT(a INT)`.
+fn nested_types(text: &str) -> String {
+    static PARTS: OnceLock<Option<[Regex; 4]>> = OnceLock::new();
+    let parts = PARTS.get_or_init(|| {
+        Some([
+            Regex::new(r"\b(?:Large)?List(?:View)?\((?:nullable )?([^()]*(?:\([^()]*\))?)\)").ok()?,
+            Regex::new(r#"\bStruct\(("[^()]*(?:\([^()]*\)[^()]*)*)\)"#).ok()?,
+            Regex::new(r#""(\w+)": (?:nullable |non-null )?"#).ok()?,
+            Regex::new(r"\bDictionary\(\w+(?: \w+)*, (\w+)\)").ok()?,
+        ])
+    });
+    let Some([lists, structs, members, dictionaries]) = parts else { return text.to_owned() };
+    let mut text = text.to_owned();
+    loop {
+        let changed = lists.replace_all(&text, "$1[]").into_owned();
+        if changed == text {
+            break;
+        }
+        text = changed;
+    }
+    let text = dictionaries.replace_all(&text, "$1");
+    let of = |found: &Captures<'_>| format!("STRUCT({})", members.replace_all(&found[1], "$1 "));
+    structs.replace_all(&text, of).into_owned()
 }
 
 #[cfg(test)]

@@ -32,7 +32,9 @@ pub use json::{JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, S
 pub use kind::type_name;
 pub use pack::Packing;
 pub use svg::refuse_many_rows;
-pub use table::{Shape, clip};
+pub use table::Shape;
+
+pub use crate::chart::clip;
 
 /// How a result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

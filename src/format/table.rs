@@ -15,6 +15,7 @@ use super::fit::{Need, Slot, fit};
 use super::kind::type_name;
 use super::window::Window;
 use super::{Encoder, Shown};
+use crate::chart::clip;
 use crate::config::TABLE_WINDOW_ROWS;
 use crate::error::Result;
 
@@ -60,23 +61,6 @@ pub(super) fn printable(text: &str) -> String {
 pub(super) fn pad(text: &str, width: usize, right: bool) -> String {
     let gap = " ".repeat(width.saturating_sub(text.width()));
     if right { format!("{gap}{text}") } else { format!("{text}{gap}") }
-}
-
-/// Cuts a text to `width` columns and ends it in `…`.
-pub fn clip(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return text.to_owned();
-    }
-    let mut cut = String::new();
-    for c in text.chars() {
-        cut.push(c);
-        if cut.width() + 1 > width {
-            cut.pop();
-            break;
-        }
-    }
-    cut.push('…');
-    cut
 }
 
 pub(super) struct TableEncoder {

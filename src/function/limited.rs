@@ -85,16 +85,20 @@ struct Limited {
     growth: Growth,
 }
 
+/// The error of a function that would make more than `fuse.function_bytes`.
+pub(super) fn refuse_large(name: &str, bytes: i64, options: &ConfigOptions) -> Result<()> {
+    let limit = parse_bytes(&settings(options).function_bytes)?;
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes <= limit) {
+        return Ok(());
+    }
+    let megabytes = bytes / 1_000_000;
+    Err(Error::query(format!("{name} would make {megabytes} MB at once"))
+        .hint("SET fuse.function_bytes = '4GB' allows more, if the memory is there"))
+}
+
 impl Limited {
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
-        let limit = parse_bytes(&settings(&args.config_options).function_bytes)?;
-        let bytes = self.bytes(args)?;
-        if usize::try_from(bytes).is_ok_and(|bytes| bytes <= limit) {
-            return Ok(());
-        }
-        let megabytes = bytes / 1_000_000;
-        Err(Error::query(format!("{}() would make {megabytes} MB at once", self.inner.name()))
-            .hint("SET fuse.function_bytes = '4GB' allows more, if the memory is there"))
+        refuse_large(&format!("{}()", self.inner.name()), self.bytes(args)?, &args.config_options)
     }
 
     /// The size of the result, or more where the arguments do not tell.

@@ -40,6 +40,8 @@ pub const MACROS: &[(&str, &[&str], &str)] = &[
     ("skewness", &["x"], SKEWNESS),
     ("kurtosis", &["x"], KURTOSIS),
     ("kurtosis_pop", &["x"], KURTOSIS_POP),
+    ("json_group_array", &["x"], "'[' || string_agg(fuse_json_item(x), ',') || ']'"),
+    ("json_group_object", &["k", "x"], JSON_GROUP_OBJECT),
     // Text.
     ("regexp_extract", &["s", "p", "g := 0"], REGEXP_EXTRACT),
     ("regexp_full_match", &["s", "p"], "regexp_like(s, concat('^(?:', p, ')$'))"),
@@ -135,6 +137,8 @@ const KURTOSIS_POP: &str = "CASE WHEN count(x) > 1 AND var_pop(x) > 0 THEN \
      (sum(power(CAST(x AS DOUBLE), 4)) / count(x) - 4 * avg(x) * sum(power(CAST(x AS DOUBLE), 3)) / count(x) \
      + 6 * power(avg(x), 2) * sum(power(CAST(x AS DOUBLE), 2)) / count(x) - 3 * power(avg(x), 4)) \
      / power(var_pop(x), 2) - 3 END";
+const JSON_GROUP_OBJECT: &str =
+    "'{' || string_agg(to_json(CAST(k AS VARCHAR)) || ':' || fuse_json_item(x), ',') || '}'";
 const KURTOSIS: &str = "CASE WHEN count(x) > 3 AND var_pop(x) > 0 THEN \
      (CAST(count(x) AS DOUBLE) - 1) / ((count(x) - 2) * (count(x) - 3)) * ((count(x) + 1) * \
      ((sum(power(CAST(x AS DOUBLE), 4)) / count(x) - 4 * avg(x) * sum(power(CAST(x AS DOUBLE), 3)) / count(x) \

@@ -4,7 +4,10 @@
 //! and limits on those that make much of a number. Always holds: the size of a result is known before memory
 //! is taken for it.
 
+mod concat;
 mod counts;
+mod format;
+mod json;
 mod length;
 mod limited;
 mod macros;
@@ -22,6 +25,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use crate::error::Result;
 
+pub use concat::concatenation;
+pub use json::json_call;
 pub use macros::MACROS;
 pub use names::NAMES;
 pub use now::with_epoch_time;
@@ -32,6 +37,8 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     text::register(registry)?;
     time::register(registry)?;
     counts::register(registry)?;
+    json::register(registry)?;
+    format::register(registry)?;
     percentile::register(registry)?;
     length::register(registry)?;
     limited::register(registry)

@@ -125,7 +125,10 @@ impl Dialect for FuseDialect {
             _ => return None,
         };
         parser.advance_token();
-        Some(parser.parse_subexpr(precedence).map(|right| call(name, [expr.clone(), right])))
+        let call = |right| {
+            call(name, [expr.clone(), right].map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).to_vec())
+        };
+        Some(parser.parse_subexpr(precedence).map(call))
     }
 }
 
@@ -133,8 +136,8 @@ fn is_glob(word: &Word) -> bool {
     word.quote_style.is_none() && word.value.eq_ignore_ascii_case("glob")
 }
 
-fn call(name: &str, args: [Expr; 2]) -> Expr {
-    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).to_vec();
+/// `name(args)`.
+pub fn call(name: &str, args: Vec<FunctionArg>) -> Expr {
     let args = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),

@@ -34,6 +34,9 @@ pub const VARIABLE: &str = "fuse.variable";
 /// The function `*COLUMNS(…)`: all columns as arguments of one call.
 pub const UNPACK: &str = "fuse.columns";
 
+/// LIMIT of so many rows of a hundred.
+pub const PERCENT: &str = "fuse.percent";
+
 /// True if the name is one of these.
 pub fn is_mark(ident: &Ident, name: &str) -> bool {
     ident.value == name

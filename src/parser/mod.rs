@@ -5,12 +5,14 @@
 //! Always holds: there is one tokenizer for all, so a `;` in a literal or a comment ends nothing;
 //! lines and columns of every error count from the start of the script.
 
+mod arrows;
 mod calls;
 mod chain;
 mod dialect;
 mod friendly;
 mod inline;
 mod lex;
+mod locate;
 pub mod mark;
 mod names;
 mod refuse;
@@ -26,8 +28,9 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 pub use calls::FILE_FUNCTIONS;
-pub use dialect::FuseDialect;
+pub use dialect::{FuseDialect, call};
 pub use lex::{Lexeme, LexemeKind, is_complete, lex};
+pub use locate::locate;
 pub use mark::is_mark;
 
 use crate::config::NESTING_LIMIT;
@@ -115,11 +118,10 @@ fn parse_until_dialect_changes(
             return Ok(Some(behind));
         }
     }
+    // What is not closed begins behind the last token that was read.
+    let start = tokens.last().map_or(Location { line: 1, column: 1 }, |last| last.span.end);
     read.map_err(|e| match e.message.as_str() {
-        "Unexpected EOF while in a multi-line comment" => {
-            let start = text.rfind("/*").map_or(e.location, |at| location(&text[..at]));
-            Error::sql("a comment is not closed").at(place(start))
-        }
+        "Unexpected EOF while in a multi-line comment" => Error::sql("a comment is not closed").at(place(start)),
         message if message.starts_with("Unterminated string literal") => {
             Error::sql("a quote is not closed").at(place(e.location))
         }
@@ -258,13 +260,6 @@ pub fn parse_expression(text: &str) -> Result<Expr> {
     Ok(Parser::new(&FuseDialect::PLAIN).try_with_sql(text)?.parse_expr()?)
 }
 
-/// The place behind a text.
-fn location(text: &str) -> Location {
-    let line = text.matches('\n').count() as u64 + 1;
-    let column = text.rsplit('\n').next().unwrap_or("").chars().count() as u64 + 1;
-    Location { line, column }
-}
-
 fn place(location: Location) -> Span {
     Span::at(location.line as usize, location.column as usize)
 }
@@ -326,6 +321,8 @@ mod tests {
         assert_eq!(error.span.map(|s| s.start), Some((3, 12)));
         let error = parse_text("select 1;\nselect 'abc", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start.0), Some(2));
+        let error = parse_text("select '/*' /* a /* b */ c", &[]).expect_err("does not parse");
+        assert_eq!(error.span.map(|s| s.start), Some((1, 13)));
         let error = parse_text("select 1 +", &[]).expect_err("does not parse");
         assert_eq!(error.span.map(|s| s.start), Some((1, 11)));
     }

@@ -4,7 +4,9 @@
 //! holds: names within subqueries, views and tables stay DataFusion's, since other statements may use them.
 
 use datafusion::sql::parser::{CopyToSource, Statement as Body};
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr, Statement as Sql};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, OrderByKind, Query, SelectItem, SetExpr, SetQuantifier, Statement as Sql,
+};
 
 /// The longest text that becomes a name.
 const LONGEST: usize = 120;
@@ -27,7 +29,22 @@ pub(super) fn name_items(body: &mut Body) {
 }
 
 fn name_query(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    // ORDER BY of a UNION may say an expression of its first query again.
+    let plain = |expr: &Expr| matches!(expr, Expr::Identifier(_) | Expr::Value(_));
+    let ordered = query.order_by.as_ref().is_none_or(|order| match &order.kind {
+        OrderByKind::Expressions(exprs) => exprs.iter().all(|order| plain(&order.expr)),
+        OrderByKind::All(_) => true,
+    });
+    let mut body = query.body.as_mut();
+    while let SetExpr::SetOperation { left, set_quantifier, .. } = body {
+        let by_name =
+            matches!(set_quantifier, SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName);
+        if by_name || !ordered {
+            return;
+        }
+        body = left.as_mut();
+    }
+    let SetExpr::Select(select) = body else { return };
     // DISTINCT and ORDER BY have to agree on their expressions; a marked SELECT, such as PIVOT, is none yet.
     let marked = select.projection.iter().any(|item| item.to_string().contains("fuse."));
     if select.distinct.is_some() || marked {
@@ -69,6 +86,7 @@ mod tests {
             let script = Script { name: "test".into(), text: text.into() };
             parse(&script, &Reading::default()).expect("parses")[0].body.to_string()
         };
+        assert_eq!(read("select 1 union all select 2"), "SELECT 1 AS \"1\" UNION ALL SELECT 2");
         assert_eq!(read("select a+1, b from t"), "SELECT a + 1 AS \"a + 1\", b FROM t");
         for text in ["pivot t on a using sum(b)", "select distinct a + 1 from t", "select columns('a.*') from t"] {
             assert!(!read(text).contains(" AS \""), "{}", read(text));

@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as Body};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Fetch, Ident, LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind,
-    TableSampleUnit, Value, VisitMut, VisitorMut, visit_expressions,
+    BinaryOperator, DuplicateTreatment, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
+    LimitClause, OrderByExpr, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    Statement as Sql, TableAlias, TableFactor, TableSample, TableSampleKind, TableSampleUnit, Value, VisitMut,
+    VisitorMut, visit_expressions,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 
@@ -57,6 +58,7 @@ impl VisitorMut for Pass {
     fn pre_visit_statement(&mut self, statement: &mut Sql) -> ControlFlow<Error> {
         stop(match statement {
             Sql::Merge { .. } => Some("MERGE"),
+            Sql::CreateIndex(_) => Some("CREATE INDEX"),
             _ => None,
         })
     }
@@ -144,6 +146,19 @@ impl VisitorMut for Pass {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        if let Expr::BinaryOp { left, op: BinaryOperator::Arrow, .. } = expr {
+            bare(left);
+        }
+        if let Expr::Function(call) = expr
+            && let FunctionArguments::List(list) = &call.args
+            && list.duplicate_treatment == Some(DuplicateTreatment::Distinct)
+            && list.args.iter().any(|arg| matches!(arg, FunctionArg::Unnamed(FunctionArgExpr::Wildcard)))
+        {
+            let error = Error::sql(format!("{}(DISTINCT *) is not supported", call.name)).mark("DISTINCT");
+            return ControlFlow::Break(
+                error.hint("SELECT count(*) FROM (SELECT DISTINCT * FROM t) counts distinct rows"),
+            );
+        }
         self.operands += chain::balance(expr);
         if chain::other_chain(expr) > EXPRESSION_OPERANDS_LIMIT {
             let error = Error::sql(format!("an expression has over {EXPRESSION_OPERANDS_LIMIT} operands in a row"))
@@ -156,6 +171,16 @@ impl VisitorMut for Pass {
             return ControlFlow::Break(error);
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// `((name))`, which [`super::respell`] writes before an arrow, is the name.
+fn bare(expr: &mut Box<Expr>) {
+    if let Expr::Nested(outer) = expr.as_mut()
+        && let Expr::Nested(inner) = outer.as_mut()
+        && let Expr::Identifier(name) = inner.as_ref()
+    {
+        **expr = Expr::Identifier(name.clone());
     }
 }
 

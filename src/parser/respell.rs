@@ -23,6 +23,7 @@ pub(super) fn respell(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
     text.definitions();
     text.insert_by_name();
     text.filters();
+    text.json_arrows();
     text.lambdas();
     text.comprehensions();
     text.star_patterns();
@@ -55,12 +56,12 @@ fn is_trigger(token: &Token) -> bool {
     ];
     const MORE: [&str; 5] = ["ILIKE", "GLOB", "SIMILAR", "LIMIT", "FILTER"];
     let known = |word: &Word| WORDS.iter().chain(&MORE).any(|known| word.value.eq_ignore_ascii_case(known));
-    matches!(token, Token::Word(word) if word.quote_style.is_none() && known(word))
+    *token == Token::Arrow || matches!(token, Token::Word(word) if word.quote_style.is_none() && known(word))
 }
 
 /// Tokens without white space.
-struct Text {
-    tokens: Vec<TokenWithSpan>,
+pub(super) struct Text {
+    pub(super) tokens: Vec<TokenWithSpan>,
 }
 
 fn word(text: &str, span: Place) -> TokenWithSpan {
@@ -71,12 +72,12 @@ fn mark_word(name: &str, span: Place) -> TokenWithSpan {
     TokenWithSpan { token: Token::make_word(name, Some('"')), span }
 }
 
-fn sign(token: Token, span: Place) -> TokenWithSpan {
+pub(super) fn sign(token: Token, span: Place) -> TokenWithSpan {
     TokenWithSpan { token, span }
 }
 
 impl Text {
-    fn is(&self, at: usize, text: &str) -> bool {
+    pub(super) fn is(&self, at: usize, text: &str) -> bool {
         matches!(self.tokens.get(at).map(|token| &token.token), Some(Token::Word(word))
             if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
     }
@@ -85,11 +86,11 @@ impl Text {
         words.iter().enumerate().all(|(ahead, word)| self.is(at + ahead, word))
     }
 
-    fn token(&self, at: usize) -> Option<&Token> {
+    pub(super) fn token(&self, at: usize) -> Option<&Token> {
         self.tokens.get(at).map(|token| &token.token)
     }
 
-    fn place(&self, at: usize) -> Place {
+    pub(super) fn place(&self, at: usize) -> Place {
         self.tokens.get(at).or(self.tokens.last()).map_or_else(Place::empty, |token| token.span)
     }
 
@@ -126,7 +127,7 @@ impl Text {
         self.level(from).into_iter().find(|at| words.iter().any(|word| self.is(*at, word)))
     }
 
-    fn splice(&mut self, range: std::ops::Range<usize>, new: Vec<TokenWithSpan>) {
+    pub(super) fn splice(&mut self, range: std::ops::Range<usize>, new: Vec<TokenWithSpan>) {
         self.tokens.splice(range, new);
     }
 
@@ -488,16 +489,25 @@ impl Text {
     }
 
     /// `USING SAMPLE 10%` behind a query is TABLESAMPLE behind its only table.
+    /// `LIMIT 10%` becomes `LIMIT "fuse.percent"(10)`.
+    fn limit_of_percent(&mut self, at: usize) {
+        let behind = |token: Option<&Token>| match token {
+            Some(Token::Word(word)) => word.value.eq_ignore_ascii_case("OFFSET"),
+            None | Some(Token::EOF | Token::RParen | Token::Comma) => true,
+            _ => false,
+        };
+        if self.is(at, "LIMIT") && self.token(at + 2) == Some(&Token::Mod) && behind(self.token(at + 3)) {
+            let span = self.place(at + 1);
+            let number = self.tokens[at + 1].clone();
+            let call =
+                vec![mark_word(mark::PERCENT, span), sign(Token::LParen, span), number, sign(Token::RParen, span)];
+            self.splice(at + 1..at + 3, call);
+        }
+    }
+
     fn samples(&mut self) -> Result<()> {
         for at in (0..self.tokens.len()).rev() {
-            if self.is(at, "LIMIT") && self.token(at + 2) == Some(&Token::Mod) {
-                let after = self.token(at + 3);
-                if matches!(after, None | Some(Token::EOF | Token::RParen)) {
-                    return Err(Error::sql("LIMIT of a percentage is not supported")
-                        .at(self.place(at + 1))
-                        .hint("USING SAMPLE 10% takes rows at random; count(*) tells how many there are"));
-                }
-            }
+            self.limit_of_percent(at);
             if self.is(at, "TABLESAMPLE")
                 && let Some(span) = self.tokens.get(at).map(|token| token.span)
                 && let Some((sample, end)) = self.sample_size(at + 1)

@@ -175,7 +175,7 @@ impl AsOf {
             }
         }
         if this.times.is_none() {
-            return Err(wrong("an ASOF JOIN needs one comparison with >=, >, <= or <").into());
+            return Err(wrong("an ASOF JOIN needs one comparison with >=, >, <= or <").mark("ASOF").into());
         }
         Ok(this)
     }

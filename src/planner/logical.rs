@@ -226,6 +226,7 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<Target> {
         return Err(Error::sql(
             "PRIMARY KEY and UNIQUE are not supported for tables over files: nobody could hold them",
         )
+        .mark("PRIMARY KEY|UNIQUE")
         .hint("leave them out; or CREATE TABLE … AS SELECT …, which is in memory and checks its keys"));
     }
     unquote(&mut create.table_partition_cols);

@@ -1,8 +1,8 @@
-//! Operators whose meaning depends on the type: `text[2]`, `text[2:4]`, `a // b`.
+//! Operators whose meaning depends on the type: `text[2]`, `text[2:4]`, `text || text`, `a // b`.
 //!
-//! Enters: an access by number or by range, or a division. Leaves: substr() where the value is text, and the
-//! division, which has no fraction where both are whole numbers. Always holds: lists keep their own access; places count from 1, and from the
-//! end where they are negative.
+//! Enters: an access by number or by range, or two operands. Leaves: substr() where the value is text, a function
+//! with a limit for `||`, and the division, which has no fraction where both are whole numbers. Always holds: lists
+//! keep their own access and `||`; places count from 1, and from the end where they are negative.
 
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, Result as DfResult};
@@ -11,14 +11,28 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExp
 use datafusion::logical_expr::{Expr, ExprSchemable, GetFieldAccess, cast, lit, when};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-/// Plans slices of text, and `//`.
+use crate::function::{concatenation, json_call};
+
+/// Plans slices of text, `||` of texts, `->` and `->>` of JSON, and `//`.
 #[derive(Debug)]
 pub struct TypedOperators;
 
 impl ExprPlanner for TypedOperators {
-    fn plan_binary_op(&self, both: RawBinaryExpr, _schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
+    fn plan_binary_op(&self, both: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
         Ok(match both.op {
             BinaryOperator::DuckIntegerDivide => PlannerResult::Planned(both.left / both.right),
+            BinaryOperator::StringConcat => {
+                let types = (both.left.get_type(schema), both.right.get_type(schema));
+                let text = match &types {
+                    (Ok(left), Ok(right)) => concatenation(&both.left, &both.right, (left, right)),
+                    _ => None,
+                };
+                text.map_or(PlannerResult::Original(both), PlannerResult::Planned)
+            }
+            BinaryOperator::Arrow | BinaryOperator::LongArrow => {
+                let name = if both.op == BinaryOperator::Arrow { "json_extract" } else { "json_extract_string" };
+                PlannerResult::Planned(json_call(name, vec![both.left, both.right]))
+            }
             _ => PlannerResult::Original(both),
         })
     }

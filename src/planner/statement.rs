@@ -6,18 +6,19 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::Field;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Query, Statement as Sql};
 use futures::future::BoxFuture;
 
 use super::rewrite::{Answers, Column, Macros, Progress, Question, literal, rewrite, value_query};
-use super::{joins, repair};
+use super::{inlined, joins, misplaced, repair};
 use crate::config::QUESTIONS_LIMIT;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, sql_type};
 
 /// Runs a query while a statement is planned. The flag: it reads no tables.
 pub type Run<'a> = &'a (dyn Fn(LogicalPlan, bool) -> BoxFuture<'a, Result<Vec<RecordBatch>>> + Send + Sync);
@@ -26,11 +27,16 @@ pub type Run<'a> = &'a (dyn Fn(LogicalPlan, bool) -> BoxFuture<'a, Result<Vec<Re
 pub async fn plan(state: &SessionState, macros: &Macros, body: Body, run: Run<'_>) -> Result<LogicalPlan> {
     let mut body = body;
     let is_aggregate = |name: &str| state.aggregate_functions().contains_key(name);
+    misplaced::refuse(&body, state)?;
     macros.expand(&mut body, &is_aggregate)?;
     let mut answers = Answers::default();
     let plain = rewritten(state, &body, &mut answers, false, run).await?;
     let error = match state.statement_to_plan(plain.clone()).await {
-        Ok(plan) => return repair::repair(plan),
+        Ok(plan) => {
+            inlined::refuse_many(&plain, &plan)?;
+            misplaced::refuse_ranges(&plan)?;
+            return repair::repair(described(plan)?);
+        }
         Err(error) => Error::from(error),
     };
     // Names that no table has may be those of columns of the SELECT itself.
@@ -42,6 +48,24 @@ pub async fn plan(state: &SessionState, macros: &Macros, body: Body, run: Run<'_
         return repair::repair(plan?);
     }
     Err(error)
+}
+
+/// DESCRIBE with types as SQL names them.
+fn described(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let LogicalPlan::DescribeTable(table) = &plan else { return Ok(plan) };
+    let row = |field: &Arc<Field>| {
+        let nullable = if field.is_nullable() { "YES" } else { "NO" };
+        vec![lit(field.name().clone()), lit(sql_type(field.data_type())), lit(nullable)]
+    };
+    let rows: Vec<Vec<Expr>> = table.schema.fields().iter().map(row).collect();
+    if rows.is_empty() {
+        return Ok(plan);
+    }
+    let values = LogicalPlanBuilder::values(rows)?;
+    let names = ["column_name", "data_type", "is_nullable"];
+    let columns =
+        values.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name));
+    Ok(values.project(columns.collect::<Vec<_>>())?.build()?)
 }
 
 /// Answers one question after the other, until the statement can be rewritten.

@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError};
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use datafusion::datasource::listing::ListingTable;
 use datafusion::datasource::{MemTable, source_as_provider};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::CopyTo;
@@ -30,6 +29,7 @@ use crate::clock::EpochTime;
 use crate::config::OnFullRecompute;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
+use crate::folder::listing_of;
 use crate::function::with_epoch_time;
 use crate::planner::{self, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
@@ -160,7 +160,7 @@ impl Session {
             return Err(Error::sql(format!("a growing table can only be inserted into {name}")));
         }
         let table = source_as_provider(&dml.target)?;
-        let Some(table) = table.downcast_ref::<ListingTable>() else {
+        let Some(table) = listing_of(table.as_ref()) else {
             return Err(Error::sql(format!("a pipeline cannot write to {name}")).hint(
                 "CREATE EXTERNAL TABLE … STORED AS PARQUET LOCATION 'folder/' makes a table that it can write to",
             ));

@@ -7,13 +7,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::Statement as Sql;
 use tempfile::TempDir;
 
 use crate::config::{self, MOST_THREADS, Settings};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, near_name};
 use crate::parser::{self, Reading, Script};
 
 /// Operators that can spill share the memory evenly: with first come, first served, a sort that holds all of
@@ -66,17 +67,30 @@ pub(super) fn validate(name: &str, value: &str) -> Result<()> {
     .map_err(|error| Error { kind: crate::error::Kind::Sql, ..error })
 }
 
-/// An unknown setting of ours gets the nearest one.
-pub(super) fn explain_setting(name: &str, error: Error) -> Error {
-    let known: Vec<String> = config::setting_names();
-    if !name.starts_with("fuse.") || known.iter().any(|known| known == name) {
+/// An unknown setting gets the nearest one that there is.
+pub(super) fn explain_setting(name: &str, options: &ConfigOptions, error: Error) -> Error {
+    let known: Vec<String> = options.entries().into_iter().map(|entry| entry.key).collect();
+    if known.iter().any(|known| known == name) || name.starts_with("datafusion.runtime.") && !unknown(&error) {
         return Error { kind: crate::error::Kind::Sql, ..error };
     }
-    let error = Error::sql(format!("no setting named {name}"));
-    match crate::error::near_name(name, known.iter().map(String::as_str)) {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let error = Error::sql(format!("no setting named {name}")).mark(name);
+    let near = near_name(name, known.iter().map(String::as_str)).map(str::to_owned);
+    // The last part alone: `SET batch_size = …`.
+    let near = near.or_else(|| known.iter().find(|known| last(known) == last(name)).cloned());
+    let near = near.or_else(|| {
+        let lasts: Vec<String> = known.iter().map(|known| last(known)).collect();
+        let near = near_name(&last(name), lasts.iter().map(String::as_str))?;
+        known.iter().find(|known| last(known) == near).cloned()
+    });
+    match near {
         Some(near) => error.hint(format!("did you mean {near}?")),
-        None => error.hint("SHOW fuse lists the settings"),
+        None => error.hint("SHOW fuse lists the settings of fuse, SHOW ALL those of the engine too"),
     }
+}
+
+fn unknown(error: &Error) -> bool {
+    error.message.contains("Unknown") || error.message.contains("not found")
 }
 
 /// `SHOW fuse` lists our settings, `SHOW ALL` every one; both with the sentence that explains them.

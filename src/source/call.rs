@@ -92,6 +92,7 @@ impl Call {
         }
         if call.paths.is_empty() {
             return Err(Error::sql(format!("{}: which file?", call.function))
+                .mark(&call.function)
                 .hint(format!("{}('data.csv'), or a list: {}(['a.csv', 'b.csv'])", call.function, call.function)));
         }
         Ok(call)
@@ -247,6 +248,7 @@ fn text_of(value: &Expr) -> Result<String> {
         Expr::Identifier(name) => Ok(name.value.clone()),
         Expr::Nested(inner) => text_of(inner),
         other => Err(Error::sql(format!("{other} is no text, number, true or false"))
+            .mark(other.to_string())
             .hint("arguments of these functions are literals; -D name=value puts a value in place of $name")),
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn explain_option(error: DataFusionError) -> DataFusionError {
     let Some((_, rest)) = message.split_once("Config value \"") else { return error };
     let Some((name, _)) = rest.split_once("\" not found") else { return error };
     let known = OPTIONS.iter().chain(&SHARED).chain(&["compression", "newlines_in_values"]);
-    let unknown = Error::sql(format!("CSV files have no option named {name}"));
+    let unknown = Error::sql(format!("CSV files have no option named {name}")).mark(format!("'{name}'|{name}"));
     DataFusionError::from(match near_name(name, known.copied()) {
         Some(near) => unknown.hint(format!("did you mean {near}?")),
         None => unknown.hint(format!("options are {}, {}, compression", SHARED.join(", "), OPTIONS.join(", "))),

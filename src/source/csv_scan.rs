@@ -1,122 +1,109 @@
 //! The scan of CSV files.
 //!
-//! Enters: files of one dialect. Leaves: batches of the columns that a query asks for. Always holds: a file is
-//! read once, from its start, by one thread, so that line numbers and quoted line breaks are right.
+//! Enters: files of one dialect, or ranges of them. Leaves: batches of the columns that a query asks for. Always holds:
+//! a range begins and ends where a batch does (`Edges`), so line numbers and quoted line breaks are right, and the
+//! batches are those of the whole file.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::io::Read;
-use std::sync::Arc;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
-use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
-use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
-use datafusion::datasource::table_schema::TableSchema;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_plan::DisplayFormatType;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::datasource::listing::{FileRange, PartitionedFile};
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
 use futures::stream::{BoxStream, StreamExt};
-use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use object_store::path::Path;
+use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
 
 use super::Rejects;
 use super::infer::display;
-use crate::error::Error;
-use crate::format::csv::{CsvDecoder, Dialect, Encoding, Transcoder};
+use super::scan::{Format, Wanted};
+use crate::error::{Error, Result};
+use crate::format::csv::{CsvDecoder, Dialect, Edge, Edges, Encoding, Transcoder};
 
 /// Bytes of a local file that are read at once.
 const READ_BYTES: usize = 512 << 10;
 
-/// Files of one dialect, and the columns that are wanted of them.
-#[derive(Debug, Clone)]
-pub(super) struct CsvScan {
+/// CSV of one dialect.
+#[derive(Clone)]
+pub(super) struct Csv {
     dialect: Dialect,
-    table_schema: TableSchema,
-    projection: SplitProjection,
-    batch_rows: usize,
-    metrics: ExecutionPlanMetricsSet,
     rejects: Arc<Rejects>,
+    edges: Arc<Mutex<HashMap<Path, FileEdges>>>,
 }
 
-impl CsvScan {
-    pub(super) fn new(dialect: Dialect, table_schema: TableSchema, rejects: Arc<Rejects>) -> Self {
-        let projection = SplitProjection::unprojected(&table_schema);
-        let metrics = ExecutionPlanMetricsSet::new();
-        Self { dialect, table_schema, projection, batch_rows: 8192, metrics, rejects }
-    }
-}
+/// Where a file can be cut, for all of its ranges.
+type FileEdges = Arc<Mutex<Edges>>;
 
-impl FileSource for CsvScan {
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        base_config: &FileScanConfig,
-        _partition: usize,
-    ) -> DfResult<Arc<dyn FileOpener>> {
-        let opener = Opener { scan: self.clone(), compression: base_config.file_compression_type, store };
-        ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), self.table_schema.file_schema())
-    }
-
-    fn table_schema(&self) -> &TableSchema {
-        &self.table_schema
-    }
-
-    fn with_batch_size(&self, batch_rows: usize) -> Arc<dyn FileSource> {
-        Arc::new(Self { batch_rows, ..self.clone() })
-    }
-
-    fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> DfResult<Option<Arc<dyn FileSource>>> {
-        let merged = self.projection.source.try_merge(projection)?;
-        let projection = SplitProjection::new(self.table_schema.file_schema(), &merged);
-        Ok(Some(Arc::new(Self { projection, ..self.clone() })))
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        Some(&self.projection.source)
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        &self.metrics
-    }
-
-    fn file_type(&self) -> &str {
-        "csv"
-    }
-
-    fn supports_repartitioning(&self) -> bool {
-        false
-    }
-
-    fn fmt_extra(&self, kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match kind {
-            DisplayFormatType::Default | DisplayFormatType::Verbose => {
-                write!(f, ", has_header={}", self.dialect.header)
-            }
-            DisplayFormatType::TreeRender => Ok(()),
-        }
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        for projected in self.projection.source.iter() {
-            if f(&projected.expr)? == TreeNodeRecursion::Stop {
-                return Ok(TreeNodeRecursion::Stop);
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
+impl Csv {
+    pub(super) fn new(dialect: Dialect, rejects: Arc<Rejects>) -> Self {
+        Self { dialect, rejects, edges: Arc::default() }
     }
 }
 
+impl Format for Csv {
+    const NAME: &'static str = "csv";
+
+    fn cuts(&self, schema: &SchemaRef) -> bool {
+        self.dialect.encoding == Encoding::Utf8 && CsvDecoder::reads_pieces(&self.dialect, schema)
+    }
+
+    fn opener(&self, wanted: Wanted) -> Arc<dyn FileOpener> {
+        Arc::new(Opener { csv: self.clone(), wanted })
+    }
+
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ", has_header={}", self.dialect.header)
+    }
+}
+
+#[derive(Clone)]
 struct Opener {
-    scan: CsvScan,
-    compression: FileCompressionType,
-    store: Arc<dyn ObjectStore>,
+    csv: Csv,
+    wanted: Wanted,
+}
+
+/// A piece of a file: where it begins, unless with the file, and the bytes behind its end.
+struct Piece {
+    begin: Option<Edge>,
+    end: u64,
+}
+
+impl Opener {
+    /// The rows that a range of a file stands for; nothing if there are none.
+    fn piece(&self, meta: &ObjectMeta, range: &FileRange, file: &File) -> Result<Option<Piece>> {
+        let place = |at: i64| u64::try_from(at).unwrap_or(0);
+        let (start, end) = (place(range.start), place(range.end));
+        let edges = {
+            let mut known = self.csv.edges.lock().unwrap_or_else(PoisonError::into_inner);
+            match known.get(&meta.location) {
+                Some(edges) => Arc::clone(edges),
+                None => {
+                    let width = self.wanted.schema.fields().len();
+                    // A handle of its own, with a place of its own.
+                    let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                    let edges = Edges::new(file, self.csv.dialect.clone(), width, self.wanted.batch_rows);
+                    let edges = Arc::new(Mutex::new(edges));
+                    known.insert(meta.location.clone(), Arc::clone(&edges));
+                    edges
+                }
+            }
+        };
+        let mut edges = edges.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = if start == 0 { None } else { edges.at(start) };
+        if start > 0 && begin.is_none() {
+            return Ok(None);
+        }
+        let behind = if end >= meta.size { None } else { edges.at(end) };
+        let end = behind.map_or(meta.size, |edge| edge.offset);
+        Ok(Some(Piece { begin, end }).filter(|piece| piece.begin.is_none_or(|begin| begin.offset < end)))
+    }
 }
 
 /// Where the bytes of a file come from.
@@ -177,32 +164,54 @@ impl Reading {
 
 impl FileOpener for Opener {
     fn open(&self, file: PartitionedFile) -> DfResult<FileOpenFuture> {
-        let name = display(&file.object_meta);
-        let rejects = Arc::clone(&self.scan.rejects);
-        let told_name = name.clone();
-        let decoder = CsvDecoder::new(
-            name,
-            self.scan.dialect.clone(),
-            Arc::clone(self.scan.table_schema.file_schema()),
-            self.scan.projection.file_indices.clone(),
-            self.scan.batch_rows,
-            Arc::new(move |told| rejects.tell(&told_name, told)),
-        );
-        let encoding = self.scan.dialect.encoding;
-        let transcoder = (encoding != Encoding::Utf8).then(|| Transcoder::new(encoding));
-        let (store, compression) = (Arc::clone(&self.store), self.compression);
+        let this = self.clone();
         Ok(Box::pin(async move {
+            let (store, compression) = (&this.wanted.store, this.wanted.compression);
+            let mut decoder = this.decoder(&file.object_meta);
             let source = match store.get(&file.object_meta.location).await?.payload {
-                GetResultPayload::File(file, _) => {
-                    Source::Local(Box::new(compression.convert_read(file)?), vec![0; READ_BYTES])
+                GetResultPayload::File(mut local, _) => match &file.range {
+                    None => Source::Local(Box::new(compression.convert_read(local)?), vec![0; READ_BYTES]),
+                    Some(range) => {
+                        let Some(piece) = this.piece(&file.object_meta, range, &local)? else {
+                            return Ok(futures::stream::empty().boxed());
+                        };
+                        let start = piece.begin.map_or(0, |edge| edge.offset);
+                        if let Some(edge) = piece.begin {
+                            decoder.begin_at(edge.line);
+                            local.seek(SeekFrom::Start(start))?;
+                        }
+                        Source::Local(Box::new(local.take(piece.end - start)), vec![0; READ_BYTES])
+                    }
+                },
+                // The first range has all rows.
+                GetResultPayload::Stream(_) if file.range.as_ref().is_some_and(|range| range.start > 0) => {
+                    return Ok(futures::stream::empty().boxed());
                 }
                 GetResultPayload::Stream(stream) => {
                     let stream = stream.map(|bytes| bytes.map_err(DataFusionError::from)).boxed();
                     Source::Remote(compression.convert_stream(stream)?)
                 }
             };
+            let encoding = this.csv.dialect.encoding;
+            let transcoder = (encoding != Encoding::Utf8).then(|| Transcoder::new(encoding));
             let reading = Reading { source, transcoder, decoder, end: false };
             Ok(futures::stream::try_unfold(reading, Reading::next).boxed())
         }))
+    }
+}
+
+impl Opener {
+    fn decoder(&self, meta: &ObjectMeta) -> CsvDecoder {
+        let (name, rejects) = (display(meta), Arc::clone(&self.csv.rejects));
+        let told_name = name.clone();
+        let Wanted { schema, columns, batch_rows, .. } = &self.wanted;
+        CsvDecoder::new(
+            name,
+            self.csv.dialect.clone(),
+            Arc::clone(schema),
+            columns.clone(),
+            *batch_rows,
+            Arc::new(move |told| rejects.tell(&told_name, told)),
+        )
     }
 }

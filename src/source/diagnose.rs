@@ -20,6 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::find_value::find_value;
 use super::infer::display;
 use crate::error::{Error, Kind, clip};
 
@@ -99,7 +100,11 @@ impl Complaint {
 }
 
 /// Adds file, line and column to the error of a running plan, if a text file caused it.
-pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext, error: DataFusionError) -> Error {
+pub async fn explain_scan_error(
+    plan: &Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+    error: DataFusionError,
+) -> Error {
     let text = error.to_string().to_lowercase();
     let damaged = text.contains("parquet");
     let unpacked = ["deflate", "frame", "eof", "zstd", "xz", "corrupt"].iter().any(|word| text.contains(word));
@@ -107,10 +112,21 @@ pub async fn explain_scan_error(plan: &Arc<dyn ExecutionPlan>, context: &TaskCon
     if error.kind != Kind::Query {
         return error;
     }
+    // `'abc' is not of type INT`, of a CAST.
+    if let Some((value, kind)) = error.message.strip_prefix('\'').and_then(|rest| rest.rsplit_once("' is not of type "))
+        && let Some(place) = find_value(plan, context, value).await
+    {
+        return Error { message: format!("{place}: '{}' is not of type {kind}", clip(value)), ..error };
+    }
     let mut scans = vec![Arc::clone(plan)];
     while let Some(node) = scans.pop() {
         scans.extend(node.children().into_iter().cloned());
         let Some(scan) = node.downcast_ref::<DataSourceExec>() else { continue };
+        let files = scan.data_source().downcast_ref::<FileScanConfig>().map(files_of).unwrap_or_default();
+        if files.iter().any(|file| error.message.starts_with(&display(file))) {
+            // It is told already.
+            return error;
+        }
         if unpacked
             && let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>()
             && let Some(found) = search_compressed(config, context).await

@@ -29,10 +29,13 @@ use datafusion::physical_expr::LexRequirement;
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use super::arrow_scan::{self, Arrow};
 use super::csv_format::{self, CsvText};
-use super::csv_scan::CsvScan;
+use super::csv_scan::Csv;
 use super::infer::{self, display};
-use super::json_scan::{self, JsonScan};
+use super::json_scan::{self, Json};
+use super::parquet_guard;
+use super::scan::Scan;
 use super::sniff::{self, Sniffed};
 use super::{Rejects, infer_json};
 use crate::config::{RECORD_BYTES_LIMIT, parse_bytes, settings};
@@ -83,6 +86,10 @@ impl FuseFormat {
         }
     }
 
+    fn is_arrow(&self) -> bool {
+        self.inner.get_ext().ends_with("arrow")
+    }
+
     /// The same for files of another dialect.
     pub(super) fn with_dialect(&self, dialect: Dialect) -> Option<Self> {
         let (inner, csv) = self.csv()?.with_dialect(dialect);
@@ -113,32 +120,6 @@ impl FuseFormat {
             Text::No => Err(Error::query(format!("{name}: not a text file"))),
         }
     }
-}
-
-/// Refuses an Arrow file whose footer points outside of it: its reader would ask for that much memory.
-async fn check_arrow_blocks(store: &dyn ObjectStore, file: &ObjectMeta) -> Result<()> {
-    const TRAILER_BYTES: u64 = 10;
-    let range = |start: u64, end: u64| GetOptions { range: Some(GetRange::Bounded(start..end)), ..Default::default() };
-    if file.size < TRAILER_BYTES {
-        return Ok(());
-    }
-    let trailer = store.get_opts(&file.location, range(file.size - TRAILER_BYTES, file.size)).await?.bytes().await?;
-    let Some((length, b"ARROW1")) = trailer.split_at_checked(4) else { return Ok(()) };
-    let length = length.try_into().map_or(0, i32::from_le_bytes);
-    let start = u64::try_from(length).ok().and_then(|length| (file.size - TRAILER_BYTES).checked_sub(length));
-    let damaged = || Error::query(format!("{}: the file is damaged: its footer is wrong", display(file)));
-    let footer = store.get_opts(&file.location, range(start.ok_or_else(damaged)?, file.size - TRAILER_BYTES)).await?;
-    let footer = footer.bytes().await?;
-    let footer = arrow::ipc::root_as_footer(&footer).map_err(|_| damaged())?;
-    let blocks = footer.recordBatches().into_iter().flatten().chain(footer.dictionaries().into_iter().flatten());
-    for block in blocks {
-        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
-        let end = parts.into_iter().try_fold(0_u64, |end, part| end.checked_add(u64::try_from(part).ok()?));
-        if end.is_none_or(|end| end > file.size) {
-            return Err(damaged());
-        }
-    }
-    Ok(())
 }
 
 /// The columns of a JSON file that grows: its last line may not be whole.
@@ -263,10 +244,18 @@ impl FileFormat for FuseFormat {
         objects: &[ObjectMeta],
     ) -> DfResult<SchemaRef> {
         if matches!(self.text, Text::No) {
-            if self.inner.get_ext().ends_with("arrow") {
+            if self.is_arrow() {
+                let mut schemas = Vec::with_capacity(objects.len());
                 for file in objects {
-                    check_arrow_blocks(store.as_ref(), file).await?;
+                    schemas.push(arrow_scan::columns(Arc::clone(store), file).await?);
                 }
+                return match schemas.pop() {
+                    Some(only) if schemas.is_empty() => Ok(only),
+                    last => {
+                        schemas.extend(last);
+                        Ok(infer::union(objects, &schemas, false)?)
+                    }
+                };
             }
             return self.inner.infer_schema(state, store, objects).await;
         }
@@ -316,11 +305,18 @@ impl FileFormat for FuseFormat {
             // Text readers keep some bytes for each column and row of a batch.
             conf.batch_size = Some((WIDE_COLUMNS * 1024 / columns).max(16));
         }
-        if conf.file_source().downcast_ref::<CsvScan>().is_some() {
+        let ours = conf.file_source();
+        if ours.is::<Scan<Csv>>() || ours.is::<Scan<Arrow>>() {
             conf.file_compression_type = self.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
             return Ok(DataSourceExec::from_data_source(conf));
         }
-        self.inner.create_physical_plan(state, conf).await
+        let plan = self.inner.create_physical_plan(state, conf).await?;
+        let scan = plan.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
+        let guarded = scan.and_then(|scan| parquet_guard::guarded(scan.downcast_ref::<FileScanConfig>()?));
+        Ok(match guarded {
+            Some(guarded) => DataSourceExec::from_data_source(guarded),
+            None => plan,
+        })
     }
 
     async fn create_writer_physical_plan(
@@ -335,10 +331,11 @@ impl FileFormat for FuseFormat {
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
         match &self.text {
-            Text::Json(_, members) => Arc::new(JsonScan::new(table_schema, *members)),
+            Text::Json(_, members) => Arc::new(Scan::new(Json { members: *members }, table_schema)),
             Text::Csv(csv) if !csv.is_cut() => {
-                Arc::new(CsvScan::new(csv.dialect.clone(), table_schema, Arc::clone(&self.rejects)))
+                Arc::new(Scan::new(Csv::new(csv.dialect.clone(), Arc::clone(&self.rejects)), table_schema))
             }
+            Text::No if self.is_arrow() => Arc::new(Scan::new(Arrow, table_schema)),
             _ => self.inner.file_source(table_schema),
         }
     }

@@ -14,111 +14,44 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
-use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
-use datafusion::datasource::table_schema::TableSchema;
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{PhysicalExpr, apply_expression_roots};
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::infer::display;
+use super::scan::{Format, Wanted};
 use crate::error::{Error, Result};
 use crate::format::{JsonDecoder, Members, NOT_UTF8, Problem, Records, WrongKind};
 
 /// Bytes that are read at once.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 
-/// What the scan of a plan does.
+/// JSON, and what becomes of members that the columns do not have.
 #[derive(Clone)]
-pub(super) struct JsonScan {
-    table_schema: TableSchema,
-    members: Members,
-    batch_rows: usize,
-    metrics: ExecutionPlanMetricsSet,
-    projection: SplitProjection,
+pub(super) struct Json {
+    pub(super) members: Members,
 }
 
-impl JsonScan {
-    pub(super) fn new(table_schema: TableSchema, members: Members) -> Self {
-        Self {
-            projection: SplitProjection::unprojected(&table_schema),
-            table_schema,
-            members,
-            batch_rows: 8192,
-            metrics: ExecutionPlanMetricsSet::new(),
-        }
-    }
-}
+impl Format for Json {
+    const NAME: &'static str = "json";
 
-impl FileSource for JsonScan {
-    fn create_file_opener(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        config: &FileScanConfig,
-        _partition: usize,
-    ) -> DfResult<Arc<dyn FileOpener>> {
-        let opener = Arc::new(Opener {
-            store,
-            schema: Arc::clone(self.table_schema.file_schema()),
-            read: self.projection.file_indices.clone(),
-            members: self.members,
-            batch_rows: self.batch_rows,
-            compression: config.file_compression_type,
-        });
-        ProjectionOpener::try_new(self.projection.clone(), opener, self.table_schema.file_schema())
+    fn cuts(&self, _schema: &SchemaRef) -> bool {
+        true
     }
 
-    fn table_schema(&self) -> &TableSchema {
-        &self.table_schema
-    }
-
-    fn with_batch_size(&self, batch_rows: usize) -> Arc<dyn FileSource> {
-        Arc::new(Self { batch_rows, ..self.clone() })
-    }
-
-    fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> DfResult<Option<Arc<dyn FileSource>>> {
-        let merged = self.projection.source.try_merge(projection)?;
-        let projection = SplitProjection::new(self.table_schema.file_schema(), &merged);
-        Ok(Some(Arc::new(Self { projection, ..self.clone() })))
-    }
-
-    fn projection(&self) -> Option<&ProjectionExprs> {
-        Some(&self.projection.source)
-    }
-
-    fn metrics(&self) -> &ExecutionPlanMetricsSet {
-        &self.metrics
-    }
-
-    fn file_type(&self) -> &str {
-        "json"
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        apply_expression_roots(self.projection.source.iter(), f)
+    fn opener(&self, wanted: Wanted) -> Arc<dyn FileOpener> {
+        Arc::new(Opener { members: self.members, wanted })
     }
 }
 
 #[derive(Clone)]
 struct Opener {
-    store: Arc<dyn ObjectStore>,
-    /// The columns of the files.
-    schema: SchemaRef,
-    /// Those that are asked for.
-    read: Vec<usize>,
     members: Members,
-    batch_rows: usize,
-    compression: FileCompressionType,
+    wanted: Wanted,
 }
 
 /// Why a scan ends early.
@@ -152,7 +85,9 @@ impl FileOpener for Opener {
                         Ok(batch) => Ok(batch),
                         Err(Failure::Other(error)) => Err(DataFusionError::from(error)),
                         Err(Failure::Text(problem)) => {
-                            Err(explain(this.store.as_ref(), &meta, this.compression, &problem).await.into())
+                            Err(explain(this.wanted.store.as_ref(), &meta, this.wanted.compression, &problem)
+                                .await
+                                .into())
                         }
                     }
                 }
@@ -165,7 +100,7 @@ impl FileOpener for Opener {
 impl Opener {
     /// The bytes of the objects that a range stands for.
     async fn whole_objects(&self, file: &ObjectMeta, start: i64, end: i64) -> Result<(u64, u64)> {
-        let store = self.store.as_ref();
+        let store = self.wanted.store.as_ref();
         if is_array(store, file).await? {
             return Ok(if start == 0 { (0, file.size) } else { (file.size, file.size) });
         }
@@ -178,18 +113,19 @@ impl Opener {
             return Ok(stream::empty().boxed());
         }
         let records = if start == 0 { Records::default() } else { Records::lines_from(start) };
-        let decoder = JsonDecoder::new(records, &self.schema, &self.read, self.members, self.batch_rows)?;
+        let Wanted { store, compression, schema, columns, batch_rows } = &self.wanted;
+        let decoder = JsonDecoder::new(records, schema, columns, self.members, *batch_rows)?;
         let options = GetOptions { range: Some(GetRange::Bounded(start..end)), ..Default::default() };
-        let found = self.store.get_opts(&file.location, options).await?;
+        let found = store.get_opts(&file.location, options).await?;
         Ok(match found.payload {
             GetResultPayload::File(mut file, _) => {
                 file.seek(SeekFrom::Start(found.range.start))?;
-                let text = self.compression.convert_read(file.take(found.range.end - found.range.start))?;
+                let text = compression.convert_read(file.take(found.range.end - found.range.start))?;
                 local_batches(decoder, text).boxed()
             }
             GetResultPayload::Stream(bytes) => {
                 let bytes = bytes.map_err(DataFusionError::from).boxed();
-                remote_batches(decoder, self.compression.convert_stream(bytes)?).boxed()
+                remote_batches(decoder, compression.convert_stream(bytes)?).boxed()
             }
         })
     }

@@ -91,6 +91,15 @@ impl FileKind {
     }
 }
 
+/// What one listing of a location gave.
+#[derive(Debug)]
+pub struct Listed {
+    /// Its data files, in order of their names.
+    pub files: Vec<ObjectMeta>,
+    /// What DataFusion takes for files of its glob, which is laxer and skips partition folders.
+    pub seen: Vec<object_store::path::Path>,
+}
+
 /// A file, a folder or a glob.
 #[derive(Debug, Clone)]
 pub struct Location {
@@ -136,13 +145,17 @@ impl Location {
     }
 
     /// All data files here, in order of their names.
-    pub async fn files(&self, state: &dyn Session) -> Result<Vec<ObjectMeta>> {
+    pub async fn files(&self, state: &dyn Session) -> Result<Listed> {
         let store = state.runtime_env().object_store(&self.url)?;
-        self.files_in(store.as_ref()).await
+        self.list(store.as_ref()).await
     }
 
     /// The same in the store of this location.
     pub async fn files_in(&self, store: &dyn ObjectStore) -> Result<Vec<ObjectMeta>> {
+        Ok(self.list(store).await?.files)
+    }
+
+    async fn list(&self, store: &dyn ObjectStore) -> Result<Listed> {
         if !self.url.is_collection() && self.url.get_glob().is_none() {
             // Opening a pipe would wait for a writer.
             let local = self.local_path().and_then(|path| std::fs::metadata(path).ok());
@@ -150,16 +163,25 @@ impl Location {
                 return Err(Error::query(format!("'{}' is a pipe or device, not a file", self.text)));
             }
             match store.head(self.url.prefix()).await {
-                Ok(meta) => return Ok(vec![meta]),
+                Ok(meta) => return Ok(Listed { files: vec![meta], seen: Vec::new() }),
                 Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(self.unreadable(error)),
             }
         }
+        if matches!(self.url.scheme(), "http" | "https") {
+            if self.url.get_glob().is_none() && !self.url.is_collection() {
+                return Ok(Listed { files: Vec::new(), seen: Vec::new() });
+            }
+            return Err(Error::query(format!("cannot list '{}': a web server does not tell what it has", self.text))
+                .hint("name the files: read_csv(['https://…/a.csv', 'https://…/b.csv'])"));
+        }
         let listed = store.list(Some(self.url.prefix())).try_collect::<Vec<_>>().await;
         let mut files = listed.map_err(|error| self.unreadable(error))?;
+        let loose = |file: &&ObjectMeta| self.url.get_glob().is_some() && self.url.contains(&file.location, false);
+        let seen = files.iter().filter(loose).map(|file| file.location.clone()).collect();
         files.retain(|file| self.holds(&file.location));
         files.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(files)
+        Ok(Listed { files, seen })
     }
 
     /// True for a file of that name: it is no hidden one, and of the glob's form.
@@ -176,16 +198,11 @@ impl Location {
         self.url.get_glob().as_ref().is_none_or(|glob| glob.matches_with(&below, exact))
     }
 
-    /// True if DataFusion, whose globs are laxer and skip partition folders, would list the same files.
-    pub async fn lists_the_same(&self, state: &dyn Session, suffix: &str, files: &[ObjectMeta]) -> Result<bool> {
-        if self.url.get_glob().is_none() {
-            return Ok(true);
-        }
-        let store = state.runtime_env().object_store(&self.url)?;
-        let listed = self.url.list_all_files(state, store.as_ref(), suffix).await?;
-        let mut listed: Vec<ObjectMeta> = listed.try_collect().await?;
-        listed.sort_by(|a, b| a.location.cmp(&b.location));
-        Ok(listed.iter().map(|file| &file.location).eq(files.iter().map(|file| &file.location)))
+    /// True if DataFusion would list the same `files`, of those that it sees.
+    pub fn lists_the_same(&self, suffix: &str, seen: &[object_store::path::Path], files: &[ObjectMeta]) -> bool {
+        let of_suffix = seen.iter().filter(|file| file.as_ref().ends_with(suffix)).count();
+        self.url.get_glob().is_none()
+            || (of_suffix == files.len() && files.iter().all(|file| self.url.contains(&file.location, false)))
     }
 
     fn unreadable(&self, error: object_store::Error) -> Error {
@@ -217,6 +234,9 @@ impl Location {
 
     /// A file or folder beside the missing one whose name is near.
     async fn neighbour(&self, store: &dyn ObjectStore) -> Option<String> {
+        if matches!(self.url.scheme(), "http" | "https") {
+            return None;
+        }
         let parts: Vec<_> = self.url.prefix().parts().collect();
         let (last, above) = parts.split_last()?;
         let above = object_store::path::Path::from_iter(above.iter().cloned());

@@ -12,6 +12,7 @@ use datafusion::logical_expr::CreateExternalTable;
 
 use super::file_format::growing_json_columns;
 use super::infer::union;
+use super::location::Listed;
 use super::stream::{Look, csv_options};
 use super::table::{Found, Wishes, create_format, forced_files, format_options};
 use super::{FileKind, Location};
@@ -25,7 +26,7 @@ pub(super) async fn look_for_stream(state: &SessionState, cmd: &CreateExternalTa
     let text = cmd.locations.first().map_or("", String::as_str);
     let location = Location::parse(text)?;
     let store = state.runtime_env().object_store(&location.url)?;
-    let listed = location.files(state).await?;
+    let listed = location.files(state).await?.files;
     if listed.is_empty() {
         return Err(location.missing(store.as_ref()).await);
     }
@@ -58,6 +59,7 @@ pub(super) async fn look_for_stream(state: &SessionState, cmd: &CreateExternalTa
     }
     let format = create_format(state, &cmd.file_type, &options)?;
     let wishes = Wishes { unpartitioned: true, ..Wishes::default() };
+    let files = Listed { files, seen: Vec::new() };
     let found = Found::look(state, &store, location, format, files, &wishes).await?;
     if found.has_several_dialects() {
         return Err(Error::query(format!("the files of '{text}' are written in several ways"))

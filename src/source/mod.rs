@@ -3,18 +3,22 @@
 //! Enters: a path, URL or glob that a statement names. Leaves: a table over the files behind it.
 //! Always holds: what is not there, or cannot be read, is an error that names the file.
 
+mod arrow_scan;
 mod call;
 mod csv_format;
 mod csv_scan;
 mod diagnose;
 mod file_format;
+mod find_value;
 mod infer;
 mod infer_csv;
 mod infer_json;
 mod json_scan;
 mod location;
 mod look;
+mod parquet_guard;
 mod rejects;
+mod scan;
 mod sniff;
 mod stores;
 pub mod stream;

@@ -4,6 +4,7 @@
 //! a union of several where CSV headers differ. Always holds: the format is known from the ending or
 //! from STORED AS; columns match by name; partition columns are typed.
 
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
 use std::sync::Arc;
@@ -24,11 +25,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
 use super::infer::{self, Group};
+use super::location::Listed;
 use super::look::look_for_stream;
 use super::stream::{StreamFactory, StreamTable};
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
+use crate::folder::FolderTable;
 use crate::format::csv::{Dialect, canonical_option};
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
@@ -90,16 +93,17 @@ pub(super) async fn find(state: &SessionState, text: &str, wishes: &Wishes) -> R
     let store = state.runtime_env().object_store(&location.url)?;
     let listed = location.files(state).await?;
     let (kind, suffix, files) = match wishes.format {
-        None => data_files(&location, listed, store.as_ref()).await?,
-        Some(format) => forced_files(format, &location, listed, store.as_ref()).await?,
+        None => data_files(&location, listed.files, store.as_ref()).await?,
+        Some(format) => forced_files(format, &location, listed.files, store.as_ref()).await?,
     };
-    let mut options = format_options(&kind, store.as_ref(), &files).await?;
+    let listed = Listed { files, seen: listed.seen };
+    let mut options = format_options(&kind, store.as_ref(), &listed.files).await?;
     if wishes.options.contains_key("delimiter") {
         options.remove("format.delimiter");
     }
     options.extend(wishes.options.iter().map(|(name, value)| (format!("format.{name}"), value.clone())));
     let format = create_format(state, kind.format(), &options)?;
-    let mut found = Found::look(state, &store, location, format, files, wishes).await?;
+    let mut found = Found::look(state, &store, location, format, listed, wishes).await?;
     found.suffix = suffix;
     Ok(found)
 }
@@ -284,7 +288,8 @@ impl Wishes {
         }
         for (column, kind) in &self.types {
             let Some(field) = fields.iter_mut().find(|field| field.name() == column) else {
-                let error = Error::sql(format!("types: {name} has no column named {column}"));
+                let error =
+                    Error::sql(format!("types: {name} has no column named {column}")).mark(format!("'{column}'"));
                 return Err(match near_name(column, schema.fields().iter().map(|field| field.name().as_str())) {
                     Some(near) => error.hint(format!("did you mean {near}?")),
                     None => error,
@@ -307,9 +312,10 @@ impl Found {
         store: &Arc<dyn ObjectStore>,
         location: Location,
         format: Arc<dyn FileFormat>,
-        files: Vec<ObjectMeta>,
+        listed: Listed,
         wishes: &Wishes,
     ) -> Result<Self> {
+        let Listed { files, seen } = listed;
         let csv = fuse_format(format.as_ref()).is_some_and(|format| format.csv().is_some());
         let (schemas, dialects): (Vec<_>, Vec<_>) =
             infer::schemas(state, store, &format, &files).await?.into_iter().unzip();
@@ -331,7 +337,7 @@ impl Found {
         let one_dialect = dialects.windows(2).all(|pair| pair[0] == pair[1]);
         let suffix = files.first().map(|file| file.location.as_ref().rsplit('.').next().unwrap_or(""));
         let suffix = if wishes.format.is_some() { "" } else { suffix.unwrap_or("") };
-        let listable = location.lists_the_same(state, suffix, &files).await?;
+        let listable = location.lists_the_same(suffix, &seen, &files);
         let null_folder = !partitions.is_empty() && infer::has_null_folder(&location, &files);
         let united = !listable || null_folder || wishes.filename || (csv && !(one_header && one_dialect));
         let groups = if united {
@@ -455,7 +461,13 @@ impl TableProviderFactory for FileTableFactory {
         if let Some(ready) = prepare(session, &mut cmd).await? {
             return Ok(ready);
         }
-        self.inner.create(state, &cmd).await
+        let table = self.inner.create(state, &cmd).await?;
+        Ok(match (table.as_ref() as &dyn Any).downcast_ref::<ListingTable>() {
+            Some(listing) if !listing.options().table_partition_cols.is_empty() => {
+                Arc::new(FolderTable::new(listing.clone(), cmd.schema.as_arrow()))
+            }
+            _ => table,
+        })
     }
 }
 
@@ -474,7 +486,7 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
         let location = Location::parse(text)?;
         let folder = location.url.is_collection() && location.url.get_glob().is_none();
         let store = state.runtime_env().object_store(&location.url)?;
-        let mut files = location.files(state).await?;
+        let Listed { mut files, seen } = location.files(state).await?;
         if files.is_empty() && !(declared && folder) {
             return Err(location.missing(store.as_ref()).await);
         }
@@ -498,7 +510,8 @@ async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<
             return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
         }
         let wishes = Wishes { unpartitioned: !partitioned, ..Wishes::default() };
-        let found = Found::look(state, &store, location, Arc::clone(&format), files, &wishes).await?;
+        let listed = Listed { files, seen };
+        let found = Found::look(state, &store, location, Arc::clone(&format), listed, &wishes).await?;
         if found.united {
             return Ok(Some(found.union(state)?));
         }

@@ -149,7 +149,7 @@ impl Shell {
             if let Err(error) = self.statement(script, &statement, turn).await {
                 self.session.abort().await;
                 let _ = self.output.undo();
-                return tell_at(turn, &error, script, Some(statement.span));
+                return tell_at(turn, &parser::locate(error, &statement), script, Some(statement.span));
             }
             self.reading.note(&statement);
         }

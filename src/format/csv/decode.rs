@@ -116,6 +116,19 @@ impl CsvDecoder {
         this
     }
 
+    /// True if a file of this dialect is read in the same batches whether it is cut at [`super::Edges`] or not: what
+    /// is learned of one row for another is learned within a batch.
+    pub fn reads_pieces(dialect: &Dialect, schema: &SchemaRef) -> bool {
+        let plain = Converter::new(dialect, schema.fields().iter().map(|field| field.data_type().clone())).is_plain();
+        plain && !dialect.trailing && !dialect.null_padding && !dialect.leaves_out() && dialect.skip == 0
+    }
+
+    /// The text begins at a line of a file, and with a row.
+    pub fn begin_at(&mut self, line: u64) {
+        self.line = line;
+        self.begun = true;
+    }
+
     /// Adds text.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer().extend_from_slice(bytes);
@@ -260,7 +273,7 @@ impl CsvDecoder {
     fn next_careful(&mut self, end: bool) -> Result<Option<RecordBatch>> {
         let pending = std::mem::take(&mut self.pending);
         let bytes = &pending[self.start..];
-        let (records, behind) = self.records(bytes, end);
+        let (records, behind) = self.records(bytes, end)?;
         self.profile.learn(&records);
         let rows = self.rows(&records, bytes);
         self.line += lines(&bytes[..behind]);
@@ -274,34 +287,59 @@ impl CsvDecoder {
     }
 
     /// Reads the records of a batch; gives the place behind them.
-    fn records(&self, bytes: &[u8], end: bool) -> (Records, usize) {
-        let whole = end || bytes.len() > RECORD_BYTES_LIMIT;
+    fn records(&self, bytes: &[u8], end: bool) -> Result<(Records, usize)> {
         let width = self.schema.fields().len();
         let (mut records, mut at) = (Records::default(), 0);
         while records.len() < self.batch_rows {
-            let next = match records.read(bytes, at, &self.dialect, whole) {
+            let next = match records.read(bytes, at, &self.dialect, end) {
                 Step::Read(next) => next,
-                Step::End => return (records, bytes.len()),
+                Step::End => return Ok((records, bytes.len())),
+                // Nothing but empty lines, of which there may be many.
+                Step::Cut(start)
+                    if start < bytes.len() && bytes[start..].iter().all(|byte| matches!(byte, b'\n' | b'\r')) =>
+                {
+                    return Ok((records, bytes.len()));
+                }
+                // One long record, or a quote that is never closed.
+                Step::Cut(start) if bytes.len() - start > RECORD_BYTES_LIMIT => {
+                    match records.read_line(bytes, start, &self.dialect, end) {
+                        Step::Read(next) => next,
+                        _ => return Err(self.too_long(bytes, start)),
+                    }
+                }
                 Step::Cut(_) => break,
             };
-            at = next;
             let last = records.len() - 1;
             let range = records.range(last);
+            if range.len() > RECORD_BYTES_LIMIT {
+                return Err(self.too_long(bytes, range.start));
+            }
+            at = next;
             if records.width(last) != width && self.dialect.repair && lines(&bytes[range.clone()]) > 0 {
                 // A quote that is not closed may have taken lines that follow.
                 records.pop();
-                let line = records.read_line(bytes, range.start, &self.dialect, whole);
+                let line = records.read_line(bytes, range.start, &self.dialect, end);
                 if let Step::Read(next) = line
                     && records.width(last) == width
                 {
                     at = next;
                 } else {
                     records.pop();
-                    records.read(bytes, range.start, &self.dialect, whole);
+                    records.read(bytes, range.start, &self.dialect, end);
                 }
             }
         }
-        (records, at)
+        Ok((records, at))
+    }
+
+    fn too_long(&self, bytes: &[u8], start: usize) -> Error {
+        let line = self.line + lines(&bytes[..start]);
+        Error::query(format!("{}, line {line}: a record is longer than {} MB", self.name, RECORD_BYTES_LIMIT >> 20))
+            .note(format!("it is read with {}", self.dialect.words()))
+            .hint(format!(
+                "if these are the right delimiter and quote, the file is damaged; sniff_csv('{}') shows what was found",
+                self.name
+            ))
     }
 
     /// The records that can be rows; what is wrong with the others is told, or is the error.

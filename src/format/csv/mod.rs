@@ -10,6 +10,7 @@
 mod convert;
 mod decode;
 mod dialect;
+mod edges;
 mod encoding;
 mod records;
 mod repair;
@@ -17,5 +18,6 @@ mod repair;
 pub use convert::{DATE_FORMATS, TIME_ENDINGS, plain_number};
 pub use decode::{CsvDecoder, Fate, Told};
 pub use dialect::{Dialect, OPTIONS, canonical_option};
+pub use edges::{Edge, Edges};
 pub use encoding::{Encoding, Transcoder};
 pub use records::{Records, Step, lines};

@@ -199,7 +199,7 @@ fn closes(line: &[u8], at: usize, dialect: &Dialect) -> bool {
 }
 
 /// The start of the next record, behind empty lines and comments; nothing if a comment has no end.
-fn skip_empty(bytes: &[u8], mut at: usize, dialect: &Dialect) -> Option<usize> {
+pub(super) fn skip_empty(bytes: &[u8], mut at: usize, dialect: &Dialect) -> Option<usize> {
     loop {
         match bytes.get(at) {
             Some(b'\n' | b'\r') => at += 1,

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, ListArray, NullBufferBuilder, StructArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int64Type};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 use hashbrown::HashMap;
 
-use super::scalar::{Booleans, Floats, Integers, Nothing, Texts};
+use super::scalar::{Booleans, Nothing, Numbers, Texts};
 use super::scan::{Fault, Scan, Scanner, Token, WrongKind};
 
 /// What to do about members that the columns do not have.
@@ -42,14 +42,15 @@ pub(super) fn column(kind: &DataType, members: Members) -> Result<Box<dyn Column
     Ok(match kind {
         DataType::Null => Box::new(Nothing::default()),
         DataType::Boolean => Box::new(Booleans::new()),
-        DataType::Int8 => Integers::boxed(kind, i64::from(i8::MIN), i64::from(i8::MAX)),
-        DataType::Int16 => Integers::boxed(kind, i64::from(i16::MIN), i64::from(i16::MAX)),
-        DataType::Int32 => Integers::boxed(kind, i64::from(i32::MIN), i64::from(i32::MAX)),
-        DataType::Int64 => Integers::boxed(kind, i64::MIN, i64::MAX),
-        DataType::UInt8 => Integers::boxed(kind, 0, i64::from(u8::MAX)),
-        DataType::UInt16 => Integers::boxed(kind, 0, i64::from(u16::MAX)),
-        DataType::UInt32 => Integers::boxed(kind, 0, i64::from(u32::MAX)),
-        DataType::Float32 | DataType::Float64 => Box::new(Floats::new(kind.clone())),
+        DataType::Int8 => Numbers::<Int64Type>::boxed(kind, i64::from(i8::MIN)..=i64::from(i8::MAX)),
+        DataType::Int16 => Numbers::<Int64Type>::boxed(kind, i64::from(i16::MIN)..=i64::from(i16::MAX)),
+        DataType::Int32 => Numbers::<Int64Type>::boxed(kind, i64::from(i32::MIN)..=i64::from(i32::MAX)),
+        DataType::Int64 => Numbers::<Int64Type>::boxed(kind, i64::MIN..=i64::MAX),
+        DataType::UInt8 => Numbers::<Int64Type>::boxed(kind, 0..=i64::from(u8::MAX)),
+        DataType::UInt16 => Numbers::<Int64Type>::boxed(kind, 0..=i64::from(u16::MAX)),
+        DataType::UInt32 => Numbers::<Int64Type>::boxed(kind, 0..=i64::from(u32::MAX)),
+        DataType::Float32 => Numbers::<Float64Type>::boxed(kind, f64::from(f32::MIN)..=f64::from(f32::MAX)),
+        DataType::Float64 => Numbers::<Float64Type>::boxed(kind, f64::MIN..=f64::MAX),
         DataType::List(item) => Box::new(Lists {
             item: Arc::clone(item),
             child: column(item.data_type(), members)?,

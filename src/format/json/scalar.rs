@@ -3,15 +3,16 @@
 //! Enters: values from a [`Scanner`]. Leaves: an array. Always holds: no fraction is cut off, no number wraps, and no
 //! digit of a decimal is rounded away.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Float64Array, GenericStringArray, Int64Array, NullArray,
-    NullBufferBuilder, OffsetSizeTrait, StringViewArray,
+    Array, ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, GenericStringArray, NullArray,
+    NullBufferBuilder, OffsetSizeTrait, PrimitiveArray, StringViewArray,
 };
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 
@@ -92,92 +93,61 @@ impl Booleans {
     }
 }
 
-pub(super) struct Integers {
-    values: Vec<i64>,
-    nulls: NullBufferBuilder,
-    kind: DataType,
-    least: i64,
-    most: i64,
+/// What a native type makes of JSON.
+pub(super) trait Native: ArrowPrimitiveType {
+    fn of_number(number: Number<'_>, range: &RangeInclusive<Self::Native>) -> Option<Self::Native>;
+    fn of_text(text: &str, range: &RangeInclusive<Self::Native>) -> Option<Self::Native>;
 }
 
-impl Integers {
-    pub(super) fn boxed(kind: &DataType, least: i64, most: i64) -> Box<dyn Column> {
-        Box::new(Self { values: Vec::new(), nulls: NullBufferBuilder::new(0), kind: kind.clone(), least, most })
-    }
-}
-
-/// The whole number that a number is: `2`, and also `2.0` and `2e0`.
-fn whole(number: Number<'_>) -> Option<i64> {
-    /// From here on a float does not tell each whole number from the next.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if number.whole {
-        return number.text.parse().ok();
-    }
-    let value: f64 = number.text.parse().ok()?;
-    (value.fract() == 0.0 && value.abs() < EXACT).then_some(value as i64)
-}
-
-impl Column for Integers {
-    fn read(&mut self, scanner: &mut Scanner<'_>) -> Scan<()> {
-        let token = scanner.token()?;
-        let start = scanner.at;
-        let value = match token {
-            Token::Number => whole(scanner.number()?),
-            Token::Text => scanner.string()?.parse().ok(),
-            Token::Null => {
-                scanner.word("null")?;
-                self.null();
-                return Ok(());
-            }
-            _ => None,
-        };
-        match value.filter(|value| (self.least..=self.most).contains(value)) {
-            Some(value) => {
-                self.values.push(value);
-                self.nulls.append_non_null();
-                Ok(())
-            }
-            None => mismatch(scanner, start, &self.kind),
+impl Native for Int64Type {
+    /// The whole number that a number is: `2`, and also `2.0` and `2e0`.
+    fn of_number(number: Number<'_>, range: &RangeInclusive<i64>) -> Option<i64> {
+        /// From here on a float does not tell each whole number from the next.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if number.whole {
+            return Self::of_text(number.text, range);
         }
+        let value: f64 = number.text.parse().ok()?;
+        (value.fract() == 0.0 && value.abs() < EXACT).then_some(value as i64).filter(|value| range.contains(value))
     }
 
-    fn null(&mut self) {
-        self.values.push(0);
-        self.nulls.append_null();
-    }
-
-    fn truncate(&mut self, rows: usize) {
-        self.values.truncate(rows);
-        self.nulls.truncate(rows);
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, (usize, ArrowError)> {
-        let values = ScalarBuffer::from(std::mem::take(&mut self.values));
-        let array: ArrayRef = Arc::new(Int64Array::new(values, self.nulls.finish()));
-        if self.kind == DataType::Int64 { Ok(array) } else { cast(&array, &self.kind).map_err(|error| (0, error)) }
+    fn of_text(text: &str, range: &RangeInclusive<i64>) -> Option<i64> {
+        text.parse().ok().filter(|value| range.contains(value))
     }
 }
 
-pub(super) struct Floats {
-    values: Vec<f64>,
+impl Native for Float64Type {
+    fn of_number(number: Number<'_>, range: &RangeInclusive<f64>) -> Option<f64> {
+        number.text.parse().ok().filter(|value| range.contains(value))
+    }
+
+    /// Texts may say NaN and infinity, which numbers cannot.
+    fn of_text(text: &str, _range: &RangeInclusive<f64>) -> Option<f64> {
+        text.parse().ok()
+    }
+}
+
+/// Numbers, in a native type that holds those of `kind`.
+pub(super) struct Numbers<T: Native> {
+    values: Vec<T::Native>,
     nulls: NullBufferBuilder,
     kind: DataType,
+    range: RangeInclusive<T::Native>,
 }
 
-impl Floats {
-    pub(super) fn new(kind: DataType) -> Self {
-        Self { values: Vec::new(), nulls: NullBufferBuilder::new(0), kind }
+impl<T: Native> Numbers<T> {
+    pub(super) fn boxed(kind: &DataType, range: RangeInclusive<T::Native>) -> Box<dyn Column> {
+        Box::new(Self { values: Vec::new(), nulls: NullBufferBuilder::new(0), kind: kind.clone(), range })
     }
 }
 
-impl Column for Floats {
+impl<T: Native> Column for Numbers<T> {
     fn read(&mut self, scanner: &mut Scanner<'_>) -> Scan<()> {
         let token = scanner.token()?;
         let start = scanner.at;
-        let most = if self.kind == DataType::Float32 { f64::from(f32::MAX) } else { f64::MAX };
         let value = match token {
-            Token::Number => scanner.number()?.text.parse::<f64>().ok().filter(|value| value.abs() <= most),
-            Token::Text => scanner.string()?.parse::<f64>().ok(),
+            Token::Number => T::of_number(scanner.number()?, &self.range),
+            Token::Text => T::of_text(scanner.string()?.as_ref(), &self.range),
             Token::Null => {
                 scanner.word("null")?;
                 self.null();
@@ -196,7 +166,7 @@ impl Column for Floats {
     }
 
     fn null(&mut self) {
-        self.values.push(0.0);
+        self.values.push(T::Native::default());
         self.nulls.append_null();
     }
 
@@ -207,8 +177,8 @@ impl Column for Floats {
 
     fn finish(&mut self) -> Result<ArrayRef, (usize, ArrowError)> {
         let values = ScalarBuffer::from(std::mem::take(&mut self.values));
-        let array: ArrayRef = Arc::new(Float64Array::new(values, self.nulls.finish()));
-        if self.kind == DataType::Float64 { Ok(array) } else { cast(&array, &self.kind).map_err(|error| (0, error)) }
+        let array: ArrayRef = Arc::new(PrimitiveArray::<T>::new(values, self.nulls.finish()));
+        if self.kind == T::DATA_TYPE { Ok(array) } else { cast(&array, &self.kind).map_err(|error| (0, error)) }
     }
 }
 

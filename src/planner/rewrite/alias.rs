@@ -1,13 +1,16 @@
 //! Names of columns of a SELECT, used in the same SELECT.
 //!
 //! Enters: a SELECT with `a + 1 AS b` in it, and the columns of its FROM. Leaves: the same with the
-//! expression in place of `b` in the other columns, WHERE, GROUP BY, HAVING and QUALIFY. Always holds: a real
+//! expression in place of `b` in the other columns, ON, WHERE, GROUP BY, HAVING and QUALIFY. Always holds: a real
 //! column wins over an alias; an alias is known behind its definition only; subqueries are left alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Query, Select, SelectItem, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, JoinConstraint, JoinOperator, Query, Select, SelectItem, TableWithJoins, Value, VisitMut,
+    VisitorMut, visit_expressions,
+};
 
 use super::{Rewriter, Step, ast};
 
@@ -16,7 +19,7 @@ pub(super) fn inline(rewriter: &Rewriter<'_>, select: &mut Select) -> Step<()> {
     if !select.projection.iter().any(|item| matches!(item, SelectItem::ExprWithAlias { .. })) {
         return Ok(());
     }
-    let columns = if select.from.is_empty() { None } else { Some(rewriter.columns_of(&select.from)?) };
+    let columns = if select.from.is_empty() { None } else { Some(rewriter.columns_of(&without_aliases(select))?) };
     let is_column = |name: &str| columns.iter().flat_map(|columns| columns.iter()).any(|column| column.name == name);
     let mut known = Known::default();
     for item in &mut select.projection {
@@ -32,6 +35,11 @@ pub(super) fn inline(rewriter: &Rewriter<'_>, select: &mut Select) -> Step<()> {
             _ => {}
         }
     }
+    for join in select.from.iter_mut().flat_map(|table| &mut table.joins) {
+        if let Some(condition) = condition(&mut join.join_operator) {
+            known.put_in(condition);
+        }
+    }
     for clause in [&mut select.selection, &mut select.having, &mut select.qualify].into_iter().flatten() {
         known.put_in(clause);
     }
@@ -41,6 +49,56 @@ pub(super) fn inline(rewriter: &Rewriter<'_>, select: &mut Select) -> Step<()> {
         }
     }
     Ok(())
+}
+
+/// FROM without the conditions of joins that use names of columns of the SELECT: which columns there are does not
+/// depend on them.
+fn without_aliases(select: &Select) -> Vec<TableWithJoins> {
+    let names = select.projection.iter().filter_map(|item| match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(ast::meant(alias)),
+        _ => None,
+    });
+    let names: HashSet<String> = names.collect();
+    let uses = |condition: &Expr| {
+        let used = visit_expressions(condition, |expr| match expr {
+            Expr::Identifier(ident) if names.contains(&ast::meant(ident)) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        used.is_break()
+    };
+    let mut from = select.from.clone();
+    for join in from.iter_mut().flat_map(|table| &mut table.joins) {
+        if let Some(condition) = condition(&mut join.join_operator)
+            && uses(condition)
+        {
+            *condition = Expr::value(Value::Boolean(true));
+        }
+    }
+    from
+}
+
+/// The condition of a join, if it has one.
+fn condition(join: &mut JoinOperator) -> Option<&mut Expr> {
+    use JoinOperator as Op;
+    match join {
+        Op::Join(constraint)
+        | Op::Inner(constraint)
+        | Op::Left(constraint)
+        | Op::LeftOuter(constraint)
+        | Op::Right(constraint)
+        | Op::RightOuter(constraint)
+        | Op::FullOuter(constraint)
+        | Op::Semi(constraint)
+        | Op::LeftSemi(constraint)
+        | Op::RightSemi(constraint)
+        | Op::Anti(constraint)
+        | Op::LeftAnti(constraint)
+        | Op::RightAnti(constraint) => match constraint {
+            JoinConstraint::On(condition) => Some(condition),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// The aliases that have been defined, and how deep in subqueries we are.

@@ -7,11 +7,13 @@ use datafusion::common::{ScalarValue, TableReference};
 use datafusion::logical_expr::Expr as PlanExpr;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias,
-    TableFactor, TableWithJoins, Value, WildcardAdditionalOptions,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
+    Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins,
+    Value, WildcardAdditionalOptions,
 };
 use datafusion::sql::unparser::expr_to_sql;
+
+use crate::parser;
 
 /// A quoted name.
 pub(super) fn name(text: &str) -> Ident {
@@ -52,26 +54,12 @@ pub(super) fn literal(value: &ScalarValue) -> Option<Expr> {
 /// `function(args)`.
 pub(super) fn call(function: &str, args: Vec<Expr>) -> Expr {
     let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
-    with_args(function, args)
+    parser::call(function, args)
 }
 
 /// `count(*)`.
 pub(super) fn count_rows() -> Expr {
-    with_args("count", vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)])
-}
-
-fn with_args(function: &str, args: Vec<FunctionArg>) -> Expr {
-    let args = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(function)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(args),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
+    parser::call("count", vec![FunctionArg::Unnamed(FunctionArgExpr::Wildcard)])
 }
 
 /// `CAST(expr AS kind)`.

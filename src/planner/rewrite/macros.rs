@@ -272,7 +272,7 @@ impl Expansion<'_> {
     /// The body may call other macros.
     fn again(&mut self, node: &mut impl VisitMut, name: &str) -> Result<()> {
         if self.depth >= MACRO_DEPTH {
-            return Err(Error::sql(format!("the macro {name} calls itself")));
+            return Err(Error::sql(format!("the macro {name} calls itself")).mark(name));
         }
         self.depth += 1;
         let done = node.visit(self);

@@ -10,6 +10,7 @@
 mod alias;
 mod ast;
 mod columns;
+mod limit;
 mod macros;
 mod pivot;
 mod special;
@@ -252,7 +253,7 @@ fn flow(step: Step<()>) -> ControlFlow<Stop> {
 }
 
 /// Where a piece of SQL stands, if it does.
-fn place(node: &impl Spanned) -> Option<Span> {
+pub(super) fn place(node: &impl Spanned) -> Option<Span> {
     let span = node.span();
     (span.start.line > 0).then(|| Span::from(span))
 }
@@ -293,7 +294,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Stop> {
-        let step = self.order(query);
+        let step = self.order(query).and_then(|()| limit::percent(self, query));
         self.scopes.pop();
         query.with = self.withs.pop().flatten();
         flow(step)

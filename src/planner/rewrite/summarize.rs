@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::{Column, Rewriter, Step, ast};
+use crate::error::sql_type;
 
 /// One row for each column: its type, range, distinct values, mean, deviation, quartiles, and NULLs.
 pub(super) fn summarize(rewriter: &Rewriter<'_>, from: &[TableWithJoins]) -> Step<Select> {
@@ -56,7 +57,7 @@ pub(super) fn describe(rewriter: &Rewriter<'_>, from: &[TableWithJoins]) -> Step
     let nullable = |column: &Column| if column.nullable { "YES".to_owned() } else { "NO".to_owned() };
     let items = vec![
         ast::item(list(texts(&|column| column.name.clone())), Some(ast::name("column_name"))),
-        ast::item(list(texts(&|column| column.kind.to_string())), Some(ast::name("data_type"))),
+        ast::item(list(texts(&|column| sql_type(&column.kind))), Some(ast::name("data_type"))),
         ast::item(list(texts(&nullable)), Some(ast::name("is_nullable"))),
     ];
     Ok(ast::select(items, Vec::new()))
@@ -110,7 +111,7 @@ fn figures(column: &Column) -> [Figure; FIGURES.len()] {
     };
     [
         Known(ast::text(&column.name)),
-        Known(ast::text(&kind.to_string())),
+        Known(ast::text(&sql_type(kind))),
         of("min"),
         of("max"),
         Measured(ast::cast(distinct, SqlType::BigInt(None))),
