@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, StringArray, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The column that carries weights in files.
 pub const WEIGHT: &str = "__weight";
@@ -140,8 +140,14 @@ pub fn count(changes: &[Changes]) -> usize {
     changes.iter().map(Changes::len).sum()
 }
 
+/// More was taken away than was there.
+pub fn retracted_too_often() -> Error {
+    Error::query("a row was retracted that is not there").note("the input took away more than it had added")
+}
+
 /// Turns rows into bytes that are equal where the rows are. Rows without columns are all equal.
 pub struct RowEncoder {
+    types: Vec<DataType>,
     converter: Option<RowConverter>,
 }
 
@@ -154,9 +160,10 @@ pub struct Encoded {
 impl RowEncoder {
     /// For columns of these types.
     pub fn new(types: impl IntoIterator<Item = DataType>) -> Result<Self> {
-        let fields: Vec<SortField> = types.into_iter().map(SortField::new).collect();
+        let types: Vec<DataType> = types.into_iter().collect();
+        let fields: Vec<SortField> = types.iter().cloned().map(SortField::new).collect();
         let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
-        Ok(Self { converter })
+        Ok(Self { types, converter })
     }
 
     /// For whole rows of these columns.
@@ -168,7 +175,12 @@ impl RowEncoder {
     pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         let Some(converter) = &self.converter else { return Ok(Vec::new()) };
         let parser = converter.parser();
-        Ok(converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?)
+        let columns = converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?;
+        // What was a dictionary comes back as its values.
+        let typed = columns.into_iter().zip(&self.types).map(|(column, kind)| -> Result<ArrayRef> {
+            if column.data_type() == kind { Ok(column) } else { Ok(cast(&column, kind)?) }
+        });
+        typed.collect()
     }
 
     /// The bytes of `count` rows.

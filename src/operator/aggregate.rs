@@ -26,11 +26,11 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, RowEncoder, concat, take_rows, with_columns};
+use crate::change::{Changes, RowEncoder, concat, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::planner::Upkeep;
-use counted::{Counted, retracted_too_often};
+use counted::Counted;
 use function::{Batch, Fold, Function, Moved};
 use groups::Groups;
 use rows::Rows;

@@ -9,16 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::{canonical, hash};
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, RowEncoder, WEIGHT, with_columns};
+use crate::change::{Changes, RowEncoder, WEIGHT, retracted_too_often, with_columns};
 use crate::checkpoint::Saved;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::planner::TimeBound;
 
 /// How often a row is shown, in the files of a checkpoint.
@@ -206,8 +205,7 @@ impl Temporal {
         for slot in slots {
             let Some(kept) = &mut self.rows[slot as usize] else { continue };
             if kept.weight < 0 {
-                return Err(Error::query("a row was retracted that is not there")
-                    .note("the input took away more than it had added"));
+                return Err(retracted_too_often());
             }
             let bounds = self.bounds.iter().zip(&kept.values).zip(now);
             let holds = bounds.clone().all(|((bound, value), now)| bound.holds(value, now));
@@ -227,12 +225,7 @@ impl Temporal {
     }
 
     fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a Bytes>) -> Result<Vec<ArrayRef>> {
-        let columns = self.encoder.decode(rows.into_iter().map(|row| &**row))?;
-        let typed = columns.into_iter().zip(self.schema.fields()).map(|(column, field)| -> Result<ArrayRef> {
-            // What was a dictionary comes back as its values.
-            if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
-        });
-        typed.collect()
+        self.encoder.decode(rows.into_iter().map(|row| &**row))
     }
 
     /// What the time comes to now, by condition; nothing if one is NULL.

@@ -7,17 +7,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
-use arrow::compute::{SortOptions, cast};
+use arrow::array::{AsArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard};
-use crate::change::{Changes, RowEncoder, concat, take_rows, with_columns};
+use crate::change::{Changes, RowEncoder, concat, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A row's place in the order: what it is sorted by, then all its columns, as bytes.
 type Place = Box<[u8]>;
@@ -97,8 +97,7 @@ impl Top {
     fn add(&mut self, place: &Place, added: Entry) -> Result<()> {
         let weight = self.rows.get(place).map_or(0, |entry| entry.weight) + added.weight;
         if weight < 0 {
-            return Err(Error::query("a row was retracted that is not there")
-                .note("the input took away more than it had added"));
+            return Err(retracted_too_often());
         }
         self.set(place.clone(), Entry { weight, ..added });
         Ok(())
@@ -156,12 +155,7 @@ impl Top {
     fn decode<'a>(&self, entries: impl Iterator<Item = (&'a Place, usize)>) -> Result<RecordBatch> {
         let rows: Vec<&[u8]> = entries.map(|(place, columns)| &place[columns..]).collect();
         let count = rows.len();
-        let columns = self.encoder.decode(rows)?;
-        let typed = columns.into_iter().zip(self.schema.fields()).map(|(column, field)| -> Result<ArrayRef> {
-            // What was a dictionary comes back as its values.
-            if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
-        });
-        with_columns(&self.schema, typed.collect::<Result<_>>()?, count)
+        with_columns(&self.schema, self.encoder.decode(rows)?, count)
     }
 
     fn difference(&self, before: &[(Place, Entry)], after: &[(Place, Entry)]) -> Result<Vec<Changes>> {

@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 
 use super::function::{Batch, Fold, Function, Moved};
 use super::sums::Sums;
 use super::{GROUP, SHARD};
-use crate::change::{RowEncoder, WEIGHT, with_columns};
+use crate::change::{RowEncoder, WEIGHT, retracted_too_often, with_columns};
 use crate::checkpoint::Saved;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::operator::keys::canonical;
 use crate::planner::Sum;
 
@@ -98,9 +97,7 @@ impl Counted {
     /// The values of keys.
     fn values<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Result<ArrayRef> {
         let columns = self.encoder.decode(keys.map(|key| &key[4..]))?;
-        let values = &columns[0];
-        // What was a dictionary comes back as its values.
-        if *values.data_type() == self.kind { Ok(Arc::clone(values)) } else { Ok(cast(values, &self.kind)?) }
+        Ok(Arc::clone(&columns[0]))
     }
 
     fn extreme(&self, group: u32) -> Option<&Key> {
@@ -272,9 +269,4 @@ impl Fold for Counted {
         // A key's pointer, length and count, and what a tree leaves free.
         sums + self.key_bytes + self.counts.len() * 36
     }
-}
-
-/// More was taken away than was there.
-pub(super) fn retracted_too_often() -> Error {
-    Error::query("a row was retracted that is not there").note("the input took away more than it had added")
 }

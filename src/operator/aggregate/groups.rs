@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 
 use arrow::array::ArrayRef;
-use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use hashbrown::HashTable;
 
@@ -17,7 +16,6 @@ use crate::operator::keys::{canonical, hash};
 
 /// The groups of one shard.
 pub(super) struct Groups {
-    types: Vec<DataType>,
     encoder: RowEncoder,
     table: HashTable<u32>,
     hashes: Vec<u64>,
@@ -31,8 +29,7 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new(types: Vec<DataType>) -> Result<Self> {
         Ok(Self {
-            encoder: RowEncoder::new(types.iter().cloned())?,
-            types,
+            encoder: RowEncoder::new(types)?,
             table: HashTable::new(),
             hashes: Vec::new(),
             keys: Vec::new(),
@@ -121,13 +118,7 @@ impl Groups {
 
     /// The group columns of these groups.
     pub(super) fn columns(&self, numbers: &[u32]) -> Result<Vec<ArrayRef>> {
-        let columns = self.encoder.decode(numbers.iter().map(|number| &*self.keys[*number as usize]))?;
-        // What was a dictionary comes back as its values.
-        let typed = columns
-            .into_iter()
-            .zip(&self.types)
-            .map(|(column, kind)| if column.data_type() == kind { Ok(column) } else { Ok(cast(&column, kind)?) });
-        typed.collect()
+        self.encoder.decode(numbers.iter().map(|number| &*self.keys[*number as usize]))
     }
 
     /// Memory, about.

@@ -9,10 +9,9 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UIn
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt32Type};
 use datafusion::logical_expr::EmitTo;
 
-use super::counted::retracted_too_often;
 use super::function::{Batch, Fold, Function, Moved};
 use super::{GROUP, SHARD};
-use crate::change::{Changes, take_rows, with_columns};
+use crate::change::{Changes, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::operator::arrangement::{Side, hash_of_number};
