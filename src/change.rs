@@ -3,16 +3,17 @@
 //! Enters and leaves: [`Changes`], batches whose rows are inserted (+n) or retracted (-n). Always holds: an input
 //! that never retracts carries no weights at all; consolidated changes hold each row once, and none of weight 0.
 
+mod rows;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatchOptions, StringArray, UInt64Array};
-use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, Rows, SortField};
-use hashbrown::HashTable;
 
 use crate::error::{Error, Result};
+pub use rows::{Encoded, RowEncoder, RowMatcher, hash};
 
 /// The column that carries weights in files.
 pub const WEIGHT: &str = "__weight";
@@ -145,132 +146,6 @@ pub fn retracted_too_often() -> Error {
     Error::query("a row was retracted that is not there").note("the input took away more than it had added")
 }
 
-/// Turns rows into bytes that are equal where the rows are. Rows without columns are all equal.
-pub struct RowEncoder {
-    types: Vec<DataType>,
-    converter: Option<RowConverter>,
-}
-
-/// The rows of a batch as bytes.
-pub struct Encoded {
-    rows: Option<Rows>,
-    count: usize,
-}
-
-impl RowEncoder {
-    /// For columns of these types.
-    pub fn new(types: impl IntoIterator<Item = DataType>) -> Result<Self> {
-        let types: Vec<DataType> = types.into_iter().collect();
-        let fields: Vec<SortField> = types.iter().cloned().map(SortField::new).collect();
-        let converter = if fields.is_empty() { None } else { Some(RowConverter::new(fields)?) };
-        Ok(Self { types, converter })
-    }
-
-    /// For whole rows of these columns.
-    pub fn of(schema: &Schema) -> Result<Self> {
-        Self::new(schema.fields().iter().map(|field| field.data_type().clone()))
-    }
-
-    /// The columns of rows that were encoded.
-    pub fn decode<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
-        let Some(converter) = &self.converter else { return Ok(Vec::new()) };
-        let parser = converter.parser();
-        let columns = converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?;
-        // What was a dictionary comes back as its values.
-        let typed = columns.into_iter().zip(&self.types).map(|(column, kind)| -> Result<ArrayRef> {
-            if column.data_type() == kind { Ok(column) } else { Ok(cast(&column, kind)?) }
-        });
-        typed.collect()
-    }
-
-    /// The bytes of `count` rows.
-    pub fn encode(&self, columns: &[ArrayRef], count: usize) -> Result<Encoded> {
-        let rows = self.converter.as_ref().map(|converter| converter.convert_columns(columns)).transpose()?;
-        Ok(Encoded { rows, count })
-    }
-}
-
-impl Encoded {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// True if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// The bytes of a row.
-    pub fn row(&self, row: usize) -> &[u8] {
-        self.rows.as_ref().map_or(&[], |rows| rows.row(row).data())
-    }
-}
-
-/// A hash of bytes, the same in every run; 0 of none.
-pub fn hash(key: &[u8]) -> u64 {
-    if key.is_empty() {
-        return 0;
-    }
-    let mut state = (key.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut words = key.chunks_exact(8);
-    for word in &mut words {
-        let mut eight = [0; 8];
-        eight.copy_from_slice(word);
-        state = fold(state ^ u64::from_le_bytes(eight), 0xA076_1D64_78BD_642F);
-    }
-    let mut rest = [0; 8];
-    rest[..words.remainder().len()].copy_from_slice(words.remainder());
-    fold(state ^ u64::from_le_bytes(rest), 0xE703_7ED1_A0B4_28DB)
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
-/// So many rows, with a table for them, fit into the cache of a core.
-const CACHED_ROWS: usize = 8 * 1024;
-
-/// The first of each kind of equal rows with the sum of their weights, if it is not 0; in order.
-fn sums(rows: &Encoded, weights: &[i64]) -> Vec<(u64, i64)> {
-    let count = weights.len();
-    let hashes: Vec<u64> = (0..count).map(|row| hash(rows.row(row))).collect();
-    // Equal rows are in the same part, and each part is small.
-    let bits = (count / CACHED_ROWS + 1).next_power_of_two().ilog2();
-    let part = |hash: u64| (hash as usize) & ((1 << bits) - 1);
-    let mut ends = vec![0_usize; (1 << bits) + 1];
-    hashes.iter().for_each(|hash| ends[part(*hash) + 1] += 1);
-    for at in 1..ends.len() {
-        ends[at] += ends[at - 1];
-    }
-    let mut parted: Vec<(u64, u32)> = vec![(0, 0); count];
-    let mut next = ends.clone();
-    for (row, hash) in hashes.into_iter().enumerate() {
-        let place = &mut next[part(hash)];
-        parted[*place] = (hash.rotate_right(bits), row as u32);
-        *place += 1;
-    }
-    let mut sums = weights.to_vec();
-    let mut is_first = vec![false; count];
-    let mut table: HashTable<(u64, u32)> = HashTable::new();
-    for bounds in ends.windows(2) {
-        table.clear();
-        for (hash, row) in &parted[bounds[0]..bounds[1]] {
-            let bytes = rows.row(*row as usize);
-            let same = |(other, first): &(u64, u32)| other == hash && rows.row(*first as usize) == bytes;
-            if let Some((_, first)) = table.find(*hash, same) {
-                sums[*first as usize] += weights[*row as usize];
-            } else {
-                table.insert_unique(*hash, (*hash, *row), |(hash, _)| *hash);
-                is_first[*row as usize] = true;
-            }
-        }
-    }
-    let all = sums.into_iter().zip(is_first).enumerate();
-    all.filter(|(_, (sum, is_first))| *is_first && *sum != 0).map(|(row, (sum, _))| (row as u64, sum)).collect()
-}
-
 /// Sums the weights of equal rows and drops those of weight 0. Rows keep the order of their first occurrence.
 pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Changes>> {
     let changes: Vec<&Changes> = changes.iter().filter(|change| !change.is_empty()).collect();
@@ -279,15 +154,17 @@ pub fn consolidate(schema: &SchemaRef, changes: &[Changes]) -> Result<Option<Cha
     }
     // What is taken back in the end may break a NOT NULL until then.
     let all = concat(&nullable(schema), changes.iter().map(|change| &change.rows))?;
-    let rows = RowEncoder::of(schema)?.encode(all.columns(), all.num_rows())?;
-    let weights: Vec<i64> = changes.iter().flat_map(|change| (0..change.len()).map(|row| change.weight(row))).collect();
-    let kept = sums(&rows, &weights);
-    if kept.is_empty() {
+    let matcher = RowMatcher::of(schema)?;
+    let firsts = matcher.firsts(all.columns(), &matcher.hashes(all.columns(), all.num_rows())?)?;
+    let mut sums = vec![0; firsts.len()];
+    let weights = changes.iter().flat_map(|change| (0..change.len()).map(|row| change.weight(row)));
+    firsts.iter().zip(weights).for_each(|(first, weight)| sums[*first as usize] += weight);
+    let places = UInt64Array::from_iter_values((0..sums.len()).filter(|row| sums[*row] != 0).map(|row| row as u64));
+    if places.is_empty() {
         return Ok(None);
     }
-    let places = UInt64Array::from_iter_values(kept.iter().map(|(at, _)| *at));
-    let weights = Int64Array::from_iter_values(kept.iter().map(|(_, weight)| *weight));
-    let rows = take_rows(&all, &places)?;
+    let weights = Int64Array::from_iter_values(sums.into_iter().filter(|sum| *sum != 0));
+    let rows = if places.len() == all.num_rows() { all } else { take_rows(&all, &places)? };
     let count = rows.num_rows();
     Ok(Some(Changes::weighted(with_columns(schema, rows.columns().to_vec(), count)?, weights)))
 }

@@ -27,6 +27,8 @@ use arrow::compute::SortOptions;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation, human_readable_size};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, Join, SortExpr};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -42,6 +44,9 @@ use exchange::Exchange;
 
 /// Rows of an epoch from which shards run in parallel: below it, handing work to a thread costs more than it gains.
 const PARALLEL_ROWS: usize = 16 * 1024;
+
+/// How many fourths of the memory limit the state may take; the rest is for what an epoch computes.
+const STATE_QUARTERS: usize = 3;
 
 /// What an operator may ask while it steps.
 pub struct EpochContext {
@@ -94,6 +99,11 @@ pub trait Operator: Send {
     fn size(&self) -> (usize, usize) {
         (0, 0)
     }
+
+    /// Puts rows on disk until so many bytes of memory are free, or none can go; gives how many are.
+    fn spill(&mut self, _bytes: usize, _disk: &Arc<DiskManager>) -> Result<usize> {
+        Ok(0)
+    }
 }
 
 /// A node at work.
@@ -111,6 +121,8 @@ pub struct Dataflow {
     readers: Vec<usize>,
     /// An epoch gives the changes of all nodes, and not of the outputs.
     watched: bool,
+    /// The memory of the state, as the session's pool knows it.
+    memory: MemoryReservation,
 }
 
 /// The changes of one node, by shard.
@@ -126,7 +138,8 @@ impl Dataflow {
             nodes.push(running(&plan, node, shards, state)?);
         }
         plan.outputs.iter().for_each(|output| readers[output.node] += 1);
-        Ok(Self { plan, nodes, shards, readers, watched: false })
+        let memory = MemoryConsumer::new("the state of the pipeline").register(&state.runtime_env().memory_pool);
+        Ok(Self { plan, nodes, shards, readers, watched: false, memory })
     }
 
     /// From now on an epoch gives the changes of each node, in their order.
@@ -163,7 +176,32 @@ impl Dataflow {
         for node in given {
             outputs.push(take(&mut results, &mut unread, node).into_iter().flatten().collect());
         }
+        self.fit(&context.state)?;
         Ok(outputs)
+    }
+
+    /// Puts rows of the state on disk if it takes more than its share of the memory that there may be.
+    fn fit(&mut self, state: &SessionState) -> Result<()> {
+        let env = state.runtime_env();
+        let MemoryLimit::Finite(limit) = env.memory_pool.memory_limit() else { return Ok(()) };
+        let (_, mut bytes) = self.size();
+        if bytes > limit / 4 * STATE_QUARTERS {
+            // Half of it, so that not every epoch writes a little.
+            let mut operators: Vec<_> = self.nodes.iter_mut().flatten().flat_map(|node| &mut node.shards).collect();
+            operators.sort_by_key(|operator| std::cmp::Reverse(operator.size().1));
+            for operator in operators {
+                bytes -= operator.spill(bytes.saturating_sub(limit / 2), &env.disk_manager)?.min(bytes);
+            }
+        }
+        if bytes > limit {
+            let bytes = human_readable_size(bytes);
+            return Err(Error::query(format!(
+                "the state of the pipeline takes {bytes}, and no more of it can go to disk"
+            ))
+            .hint("raise --memory-limit; EXPLAIN INCREMENTAL shows what keeps it"));
+        }
+        self.memory.resize(bytes);
+        Ok(())
     }
 
     /// The columns of a scan, dealt out to the shards.

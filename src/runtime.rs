@@ -192,9 +192,14 @@ impl Runner<'_> {
             let behind = ran && self.sources.iter().any(|source| !source.waiting().is_nothing());
             let hurry = options.until == Until::CaughtUp && self.sources.iter().all(|source| !source.is_waiting());
             let pause = if behind || hurry { Duration::ZERO } else { options.trigger.saturating_sub(tick.elapsed()) };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                changed = stop.changed() => if changed.is_err() { break },
+            // Even a sleep of no time takes one of the timer's milliseconds.
+            if pause.is_zero() {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    changed = stop.changed() => if changed.is_err() { break },
+                }
             }
             if *stop.borrow() {
                 break;

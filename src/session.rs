@@ -122,8 +122,6 @@ impl Session {
         let mut state = SessionStateBuilder::new()
             .with_optimizer_rules(planner::logical_rules())
             .with_physical_optimizer_rules(planner::physical_rules())
-            .with_physical_optimizer_rule(Arc::new(planner::SpillLargeTops))
-            .with_physical_optimizer_rule(Arc::new(planner::KeepNan))
             .with_config(config)
             .with_runtime_env(runtime)
             .with_expr_planners(vec![Arc::new(planner::TypedOperators)])

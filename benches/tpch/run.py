@@ -214,22 +214,33 @@ def measure_start(engine: Engine, runs: int) -> None:
 
 
 def measure(found: list[Engine], query: str, runs: int) -> dict[str, Usage]:
-    """Runs one query in every engine in turn; an engine that fails is left out."""
+    """Runs one query in every engine in turn; an engine that fails is left out.
+
+    The start of an engine's Python is measured beside each run: what it takes drifts.
+    """
     taken: dict[str, list[Usage]] = {engine.name: [] for engine in found}
+    starts: dict[str, list[Usage]] = {engine.name: [] for engine in found}
     for _ in range(runs):
         for engine in found:
             if engine.name not in taken:
                 continue
             try:
+                start = run(engine.start) if engine.start else None
                 usage = run([part.replace(QUERY, query) for part in engine.query])
             except (OSError, RuntimeError) as error:
                 print(f"{engine.name} failed at {query}: {error}", file=sys.stderr)
                 del taken[engine.name]
                 continue
-            usage.cpu = max(usage.cpu - engine.overhead.cpu, LEAST)
-            usage.wall = max(usage.wall - engine.overhead.wall, LEAST)
+            if start:
+                starts[engine.name].append(start)
             taken[engine.name].append(usage)
-    return {name: median(usages) for name, usages in taken.items()}
+    medians = {name: median(usages) for name, usages in taken.items()}
+    for name, usage in medians.items():
+        if starts[name]:
+            start = median(starts[name])
+            usage.cpu = max(usage.cpu - start.cpu, LEAST)
+            usage.wall = max(usage.wall - start.wall, LEAST)
+    return medians
 
 
 def line(usages: dict[str, Usage], names: list[str]) -> list[float | None]:

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::Aggregate as Plan;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::PhysicalExpr;
@@ -405,5 +406,13 @@ impl Operator for Aggregate {
     fn size(&self) -> (usize, usize) {
         let folds: usize = self.folds.iter().map(|fold| fold.bytes()).sum();
         (self.groups.len(), self.groups.bytes() + folds)
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let mut freed = 0;
+        for fold in &mut self.folds {
+            freed += fold.spill(bytes.saturating_sub(freed), disk)?;
+        }
+        Ok(freed)
     }
 }

@@ -4,8 +4,11 @@
 //! keys. Always holds: rows are chained by 32 bits of the hash, and found at the cost of the change; where the input
 //! retracts, or matches are counted, equal rows are one row with a weight, and it is found without its chain.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::execution::disk_manager::DiskManager;
 
 use super::chunks::{Chunks, lengthen};
 use super::index::{Index, NONE, tag_of};
@@ -87,6 +90,17 @@ impl Side {
             Rows::Distinct(set) => set.bytes(),
         };
         rows + self.index.bytes() + (self.next.capacity() + self.before.capacity()) * 4
+    }
+
+    /// Puts rows on disk until so many bytes of memory are free, or none can go; gives how many are.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        match &mut self.rows {
+            Rows::Plain { rows, .. } => rows.spill(bytes, disk),
+            Rows::Distinct(set) => set.spill(bytes, disk),
+        }
     }
 
     /// How often a row is there.
@@ -171,7 +185,7 @@ impl Side {
                 let slots = rows.insert(&change.rows)?;
                 lengthen(&mut self.next, rows.slots(), NONE);
                 for (slots, hashes) in slots.chunks(AHEAD).zip(hashes.chunks(AHEAD)) {
-                    self.index.warm(hashes);
+                    self.index.warm(hashes.iter().copied());
                     for (slot, hash) in slots.iter().zip(hashes) {
                         self.next[*slot as usize] = self.index.replace(tag_of(*hash), *slot);
                     }
@@ -182,7 +196,10 @@ impl Side {
                 let slots = set.rows().slots();
                 lengthen(&mut self.next, slots, NONE);
                 lengthen(&mut self.before, slots, NONE);
-                for row in applied {
+                for (place, row) in applied.iter().enumerate() {
+                    if place % AHEAD == 0 {
+                        self.index.warm(applied[place..].iter().take(AHEAD).map(|row| hashes[row.row]));
+                    }
                     if row.is_new {
                         self.link(row.slot, hashes[row.row]);
                     } else if row.after == 0 {

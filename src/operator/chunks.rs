@@ -2,16 +2,20 @@
 //!
 //! Enters: batches. Leaves: a *slot* for each row, under which it is found until it is removed. Always holds: small
 //! chunks are merged, dead rows are dropped, so that the work of an insert is logarithmic in the rows, amortised; a
-//! large chunk is written once and stays.
+//! large chunk is written once and stays, in memory or on disk.
+
+mod cold;
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::execution::disk_manager::DiskManager;
 
-use crate::change::{concat, with_columns};
+use crate::change::{RowEncoder, concat, with_columns};
 use crate::error::{Error, Result};
+use cold::{ColdRows, ColdWriter};
 
 /// The rows of a chunk have numbers of 16 bits.
 const CHUNK_ROWS: usize = 1 << 16;
@@ -34,10 +38,18 @@ pub(super) struct Chunks {
     free: Vec<u32>,
     /// Of all chunks.
     bytes: usize,
+    /// Makes bytes of the rows that go to disk.
+    encoder: Option<RowEncoder>,
+    /// Chunks that were ever made.
+    made: u64,
 }
 
 struct Chunk {
+    /// Its rows; none, if they are cold.
     batch: RecordBatch,
+    cold: Option<ColdRows>,
+    /// A chunk of a higher number was made later.
+    number: u64,
     /// The slot of each row, or [`NOWHERE`].
     slots: Vec<u32>,
     live: usize,
@@ -47,7 +59,7 @@ struct Chunk {
 impl Chunk {
     fn new(batch: RecordBatch, slots: Vec<u32>, live: usize) -> Self {
         let bytes = batch.get_array_memory_size() + slots.capacity() * 4;
-        Self { batch, slots, live, bytes }
+        Self { batch, cold: None, number: 0, slots, live, bytes }
     }
 
     fn is_sparse(&self) -> bool {
@@ -81,6 +93,8 @@ impl Chunks {
             places: Vec::new(),
             free: Vec::new(),
             bytes: 0,
+            encoder: None,
+            made: 0,
         }
     }
 
@@ -184,14 +198,16 @@ impl Chunks {
 
     fn cut_out(&mut self, at: usize) -> Chunk {
         self.holes.push(at);
-        let hole =
-            Chunk { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), slots: Vec::new(), live: 0, bytes: 0 };
+        let batch = RecordBatch::new_empty(Arc::clone(&self.schema));
+        let hole = Chunk { batch, cold: None, number: 0, slots: Vec::new(), live: 0, bytes: 0 };
         let chunk = std::mem::replace(&mut self.chunks[at], hole);
         self.bytes -= chunk.bytes;
         chunk
     }
 
-    fn push(&mut self, chunk: Chunk) -> Result<()> {
+    fn push(&mut self, mut chunk: Chunk) -> Result<()> {
+        self.made += 1;
+        chunk.number = self.made;
         let at = self.holes.pop().unwrap_or(self.chunks.len());
         if at + 1 >= CHUNK_ROWS {
             return Err(Error::query("the state of one operator has too many rows for one thread"));
@@ -217,7 +233,7 @@ impl Chunks {
         let live: usize = parts.iter().map(|part| part.live).sum();
         let mut slots = Vec::with_capacity(live);
         let mut rows = Vec::new();
-        let whole = parts.iter().all(|part| part.live == part.slots.len());
+        let whole = parts.iter().all(|part| part.live == part.slots.len() && part.cold.is_none());
         for (part, chunk) in parts.iter().enumerate() {
             let alive = chunk.slots.iter().enumerate().filter(|(_, slot)| **slot != NOWHERE);
             for (row, slot) in alive {
@@ -227,50 +243,112 @@ impl Chunks {
                 }
             }
         }
-        let batches: Vec<&RecordBatch> = parts.iter().map(|part| &part.batch).collect();
-        let batch = if whole { concat(&self.schema, batches)? } else { pick(&self.schema, &batches, &rows)? };
+        let parts: Vec<&Chunk> = parts.iter().collect();
+        let batch =
+            if whole { concat(&self.schema, parts.iter().map(|part| &part.batch))? } else { self.pick(&parts, rows)? };
         Ok(Chunk::new(compact(&batch)?, slots, live))
     }
 
     /// The rows of these slots, in this order.
     pub(super) fn gather(&self, slots: &[u32]) -> Result<RecordBatch> {
-        let (batches, rows) = self.find(slots);
-        pick(&self.schema, &batches, &rows)
+        let (chunks, rows) = self.find(slots);
+        self.pick(&chunks, rows)
     }
 
     /// The chunks that hold these slots, and where in them the rows are.
-    fn find(&self, slots: &[u32]) -> (Vec<&RecordBatch>, Vec<(usize, usize)>) {
+    fn find(&self, slots: &[u32]) -> (Vec<&Chunk>, Vec<(usize, usize)>) {
         let mut used: Vec<u32> = vec![NOWHERE; self.chunks.len()];
-        let mut batches = Vec::new();
+        let mut chunks = Vec::new();
         let mut rows = Vec::with_capacity(slots.len());
         for slot in slots {
             let place = self.places[*slot as usize] as usize;
             let at = &mut used[place / CHUNK_ROWS];
             if *at == NOWHERE {
-                *at = batches.len() as u32;
-                batches.push(&self.chunks[place / CHUNK_ROWS].batch);
+                *at = chunks.len() as u32;
+                chunks.push(&self.chunks[place / CHUNK_ROWS]);
             }
             rows.push((*at as usize, place % CHUNK_ROWS));
         }
-        (batches, rows)
+        (chunks, rows)
+    }
+
+    /// Rows of several chunks: which chunk, and where in it.
+    fn pick(&self, chunks: &[&Chunk], mut rows: Vec<(usize, usize)>) -> Result<RecordBatch> {
+        if rows.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
+        }
+        let thawed = self.thaw(chunks, &mut rows)?;
+        let batches: Vec<&RecordBatch> =
+            chunks.iter().zip(&thawed).map(|(chunk, thawed)| thawed.as_ref().unwrap_or(&chunk.batch)).collect();
+        let picked = (0..self.schema.fields().len()).map(|at| {
+            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
+            Ok(interleave(&arrays, &rows)?)
+        });
+        with_columns(&self.schema, picked.collect::<Result<_>>()?, rows.len())
+    }
+
+    /// Of each chunk on disk the rows that are asked for, which `rows` then names by their places among them.
+    fn thaw(&self, chunks: &[&Chunk], rows: &mut [(usize, usize)]) -> Result<Vec<Option<RecordBatch>>> {
+        let mut thawed: Vec<Option<RecordBatch>> = chunks.iter().map(|_| None).collect();
+        let Some(encoder) = self.encoder.as_ref().filter(|_| chunks.iter().any(|chunk| chunk.cold.is_some())) else {
+            return Ok(thawed);
+        };
+        let mut asked: Vec<Vec<usize>> = vec![Vec::new(); chunks.len()];
+        for (chunk, row) in rows.iter_mut().filter(|(chunk, _)| chunks[*chunk].cold.is_some()) {
+            asked[*chunk].push(*row);
+            *row = asked[*chunk].len() - 1;
+        }
+        for ((chunk, asked), thawed) in chunks.iter().zip(asked).zip(&mut thawed) {
+            if let Some(cold) = &chunk.cold {
+                *thawed = Some(cold.read(&asked, encoder, &chunk.batch)?);
+            }
+        }
+        Ok(thawed)
+    }
+
+    /// Puts large chunks on disk, those first that were made first, until so many bytes of memory are free or none is
+    /// left; gives how many are.
+    pub(super) fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let large = |chunk: &Chunk| chunk.cold.is_none() && chunk.slots.len() >= CHUNK_ROWS / 2;
+        let mut warm: Vec<usize> = (0..self.chunks.len()).filter(|at| large(&self.chunks[*at])).collect();
+        if bytes == 0 || warm.is_empty() || self.schema.fields().is_empty() {
+            return Ok(0);
+        }
+        warm.sort_unstable_by_key(|at| self.chunks[*at].number);
+        let encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => RowEncoder::of(&self.schema)?,
+        };
+        let mut writer = ColdWriter::new(disk)?;
+        let mut spilled = Vec::new();
+        let mut freed = 0;
+        for at in warm {
+            if freed >= bytes {
+                break;
+            }
+            let chunk = &self.chunks[at];
+            if let Some(cold) = writer.write(&chunk.batch, &encoder)? {
+                freed += chunk.bytes.saturating_sub(cold.bytes() + chunk.slots.capacity() * 4);
+                spilled.push((at, cold));
+            }
+        }
+        writer.finish()?;
+        for (at, cold) in spilled {
+            let chunk = &mut self.chunks[at];
+            self.bytes -= chunk.bytes;
+            chunk.bytes = cold.bytes() + chunk.slots.capacity() * 4;
+            self.bytes += chunk.bytes;
+            chunk.batch = RecordBatch::new_empty(Arc::clone(&self.schema));
+            chunk.cold = Some(cold);
+        }
+        self.encoder = Some(encoder);
+        Ok(freed)
     }
 
     /// All slots that hold a row.
     pub(super) fn live(&self) -> Vec<u32> {
         self.chunks.iter().flat_map(|chunk| chunk.slots.iter().copied().filter(|slot| *slot != NOWHERE)).collect()
     }
-}
-
-/// Rows of several batches.
-fn pick(schema: &SchemaRef, batches: &[&RecordBatch], rows: &[(usize, usize)]) -> Result<RecordBatch> {
-    if rows.is_empty() {
-        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
-    }
-    let picked = (0..schema.fields().len()).map(|at| {
-        let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
-        Ok(interleave(&arrays, rows)?)
-    });
-    with_columns(schema, picked.collect::<Result<_>>()?, rows.len())
 }
 
 /// Views are copied, so that a row does not hold the whole batch that it came with.
@@ -289,6 +367,7 @@ fn compact(batch: &RecordBatch) -> Result<RecordBatch> {
 mod tests {
     use arrow::array::Int64Array;
     use arrow::datatypes::{Field, Int64Type, Schema};
+    use datafusion::execution::disk_manager::DiskManagerBuilder;
     use proptest::prelude::*;
 
     use super::*;
@@ -296,6 +375,32 @@ mod tests {
     fn batch(values: Vec<i64>) -> RecordBatch {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false)]));
         RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(values))]).expect("batch")
+    }
+
+    #[test]
+    fn rows_on_disk_are_rows_still() {
+        let mut chunks = Chunks::new(batch(Vec::new()).schema());
+        let slots = chunks.insert(&batch((0..300_000).collect())).expect("inserts");
+        let disk = Arc::new(DiskManagerBuilder::default().build().expect("a disk"));
+        let before = chunks.bytes();
+        let freed = chunks.spill(usize::MAX, &disk).expect("spills");
+        assert!(freed > 1_500_000 && chunks.bytes() + freed == before, "{freed} of {before}");
+        let check = |chunks: &Chunks, step: usize| {
+            let some: Vec<u32> = chunks.live().into_iter().step_by(step).collect();
+            let rows = chunks.gather(&some).expect("gathers");
+            // A slot's row is the slot's number.
+            let expected: Vec<i64> = some.iter().map(|slot| i64::from(*slot)).collect();
+            assert_eq!(rows.column(0).as_primitive::<Int64Type>().values().to_vec(), expected);
+        };
+        check(&chunks, 1);
+        check(&chunks, 1_777);
+        // Most rows go, so that what is left comes back to memory.
+        slots.iter().filter(|slot| **slot % 5 != 0).for_each(|slot| chunks.remove(*slot));
+        chunks.tidy().expect("tidies");
+        assert_eq!(chunks.len(), 60_000);
+        check(&chunks, 1);
+        chunks.spill(usize::MAX, &disk).expect("spills");
+        check(&chunks, 3);
     }
 
     proptest! {

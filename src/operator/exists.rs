@@ -11,6 +11,7 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UIn
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::NullEquality;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::Join as Plan;
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -324,5 +325,10 @@ impl Operator for Exists {
 
     fn size(&self) -> (usize, usize) {
         (self.rows.count() + self.tests.rows().len(), self.rows.bytes() + self.tests.bytes())
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let freed = self.rows.spill(bytes, disk)?;
+        Ok(freed + self.tests.spill(bytes.saturating_sub(freed), disk)?)
     }
 }

@@ -87,10 +87,10 @@ impl Index {
     }
 
     /// Begins to read the places of these hashes, so that what follows finds them in the cache.
-    pub(super) fn warm(&self, hashes: &[u64]) {
+    pub(super) fn warm(&self, hashes: impl Iterator<Item = u64>) {
         if !self.entries.is_empty() {
-            let read = |sum: u64, hash: &u64| sum ^ self.entries[self.home(tag_of(*hash))];
-            std::hint::black_box(hashes.iter().fold(0, read));
+            let read = |sum: u64, hash: u64| sum ^ self.entries[self.home(tag_of(hash))];
+            std::hint::black_box(hashes.fold(0, read));
         }
     }
 

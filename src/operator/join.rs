@@ -11,6 +11,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::{DFSchema, JoinType, NullEquality};
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{ExprSchemable, Join as Plan};
 use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::HashMap;
@@ -345,6 +346,14 @@ impl Operator for Join {
     fn size(&self) -> (usize, usize) {
         let [left, right] = &self.sides;
         (left.count() + right.count(), left.bytes() + right.bytes())
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let mut freed = 0;
+        for side in &mut self.sides {
+            freed += side.spill(bytes.saturating_sub(freed), disk)?;
+        }
+        Ok(freed)
     }
 }
 

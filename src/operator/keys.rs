@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
-use arrow::compute::kernels::cmp::not_distinct;
 use arrow::datatypes::{
     DataType, Date32Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt64Type,
@@ -16,8 +15,8 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::utils::normalize_float_zero;
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::change::RowEncoder;
 pub(super) use crate::change::hash;
+use crate::change::{RowEncoder, RowMatcher};
 use crate::error::Result;
 
 /// The shard of a hash, by other bits than those that the tables use.
@@ -50,12 +49,14 @@ pub(super) fn nulls(columns: &[ArrayRef]) -> Option<Vec<bool>> {
 /// Hashes and compares keys of certain types.
 pub struct KeyHasher {
     encoder: RowEncoder,
+    matcher: RowMatcher,
 }
 
 impl KeyHasher {
     /// For keys of these types.
     pub fn new(types: impl IntoIterator<Item = DataType>) -> Result<Self> {
-        Ok(Self { encoder: RowEncoder::new(types)? })
+        let types: Vec<DataType> = types.into_iter().collect();
+        Ok(Self { encoder: RowEncoder::new(types.clone())?, matcher: RowMatcher::new(types)? })
     }
 
     /// The hash of each of `count` rows: that of its bytes, without making the bytes where one number is the key.
@@ -72,25 +73,7 @@ impl KeyHasher {
 
     /// For each row, whether both keys are equal, NULL being equal to NULL; nothing if all are.
     pub(super) fn equal(&self, left: &[ArrayRef], right: &[ArrayRef], count: usize) -> Result<Option<BooleanArray>> {
-        let nested = left.iter().any(|column| column.data_type().is_nested());
-        let equal = if nested {
-            let (left, right) = (self.encoder.encode(left, count)?, self.encoder.encode(right, count)?);
-            (0..count).map(|row| Some(left.row(row) == right.row(row))).collect()
-        } else {
-            let mut all: Option<BooleanArray> = None;
-            for (left, right) in left.iter().zip(right) {
-                let equal = not_distinct(left, right)?;
-                all = Some(match all {
-                    Some(before) => arrow::compute::and(&before, &equal)?,
-                    None => equal,
-                });
-            }
-            match all {
-                Some(all) => all,
-                None => return Ok(None),
-            }
-        };
-        Ok((equal.true_count() < count).then_some(equal))
+        self.matcher.equal(left, right, count)
     }
 }
 

@@ -5,19 +5,23 @@
 //! checkpoint gets what has changed since the last, and no more.
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use hashbrown::{HashMap, HashTable};
+use datafusion::execution::disk_manager::DiskManager;
+use hashbrown::HashMap;
 use std::sync::Arc;
 
 use super::chunks::{Chunks, lengthen};
 use super::index::{Index, NONE, tag_of};
-use super::keys::hash;
-use crate::change::{Changes, Encoded, RowEncoder, take_rows, with_columns};
+use crate::change::{Changes, RowMatcher, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
 /// Rows that are compared, or saved, at once.
 pub(super) const BLOCK: usize = 32 * 1024;
+
+/// How many rows are looked up at once, so that their waits for memory overlap.
+const AHEAD: usize = 64;
 
 /// What a row had at the last checkpoint.
 #[derive(Debug, Clone, Copy, Default)]
@@ -86,7 +90,7 @@ pub(super) struct Multiset {
     weights: HashMap<u32, i64>,
     /// By slot, if they are counted.
     matches: Option<Vec<i64>>,
-    encoder: RowEncoder,
+    matcher: RowMatcher,
     fresh: Fresh,
     /// Rows that are gone since then, and what they had.
     gone: Vec<(RecordBatch, Vec<AtSave>)>,
@@ -130,7 +134,7 @@ impl Multiset {
             index: Index::default(),
             weights: HashMap::new(),
             matches: counts_matches.then(Vec::new),
-            encoder: RowEncoder::of(&schema)?,
+            matcher: RowMatcher::of(&schema)?,
             schema,
             fresh: Fresh::default(),
             gone: Vec::new(),
@@ -145,6 +149,11 @@ impl Multiset {
     pub(super) fn bytes(&self) -> usize {
         let matches = self.matches.as_ref().map_or(0, Vec::capacity) * 8;
         self.rows.bytes() + self.index.bytes() + matches + self.weights.capacity() * 17 + self.fresh.bytes()
+    }
+
+    /// Puts rows on disk.
+    pub(super) fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.rows.spill(bytes, disk)
     }
 
     pub(super) fn weight(&self, slot: u32) -> i64 {
@@ -179,40 +188,61 @@ impl Multiset {
 
     /// The slots of rows with these columns; [`NONE`] where there is none.
     pub(super) fn find(&self, columns: &[ArrayRef], count: usize) -> Result<Vec<u32>> {
-        let encoded = self.encoder.encode(columns, count)?;
-        let named: Vec<Named> =
-            (0..count).map(|row| Named { row, hash: hash(encoded.row(row)), weight: 0, matches: 0 }).collect();
-        self.look_up(&encoded, &named)
+        let hashes = self.matcher.hashes(columns, count)?.into_iter().enumerate();
+        let named: Vec<Named> = hashes.map(|(row, hash)| Named { row, hash, weight: 0, matches: 0 }).collect();
+        self.look_up(columns, &named)
     }
 
-    fn look_up(&self, encoded: &Encoded, named: &[Named]) -> Result<Vec<u32>> {
+    fn look_up(&self, columns: &[ArrayRef], named: &[Named]) -> Result<Vec<u32>> {
         let mut found = vec![NONE; named.len()];
         let (mut places, mut slots) = (Vec::new(), Vec::new());
-        for (at, name) in named.iter().enumerate() {
-            for slot in self.index.all(tag_of(name.hash)) {
-                places.push(at);
-                slots.push(slot);
-            }
-            if slots.len() >= BLOCK || (at + 1 == named.len() && !slots.is_empty()) {
-                let rows = self.rows.gather(&slots)?;
-                let theirs = self.encoder.encode(rows.columns(), slots.len())?;
-                for (pair, at) in places.iter().enumerate() {
-                    if theirs.row(pair) == encoded.row(named[*at].row) {
-                        found[*at] = slots[pair];
-                    }
+        for (block, names) in named.chunks(AHEAD).enumerate() {
+            self.index.warm(names.iter().map(|name| name.hash));
+            for (at, name) in names.iter().enumerate() {
+                for slot in self.index.all(tag_of(name.hash)) {
+                    places.push(block * AHEAD + at);
+                    slots.push(slot);
                 }
+            }
+            if slots.len() >= BLOCK {
+                self.compare(columns, named, &places, &slots, &mut found)?;
                 places.clear();
                 slots.clear();
             }
         }
+        self.compare(columns, named, &places, &slots, &mut found)?;
         Ok(found)
+    }
+
+    /// Of each named row at `places`, whether it is the row of the slot beside it.
+    fn compare(
+        &self,
+        columns: &[ArrayRef],
+        named: &[Named],
+        places: &[usize],
+        slots: &[u32],
+        found: &mut [u32],
+    ) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        let rows = UInt64Array::from_iter_values(places.iter().map(|at| named[*at].row as u64));
+        let ours = columns.iter().map(|column| Ok(take(column, &rows, None)?)).collect::<Result<Vec<_>>>()?;
+        let equal = self.matcher.equal(&ours, self.rows.gather(slots)?.columns(), slots.len())?;
+        for (pair, at) in places.iter().enumerate() {
+            if equal.as_ref().is_none_or(|equal| equal.value(pair)) {
+                found[*at] = slots[pair];
+            }
+        }
+        Ok(())
     }
 
     /// Applies a change. A slot that became free is not given again before the next one.
     pub(super) fn apply(&mut self, change: &Changes, matches: Matches<'_>) -> Result<Vec<Applied>> {
-        let encoded = self.encoder.encode(change.rows.columns(), change.len())?;
-        let named = name(change, &encoded, matches);
-        let found = self.look_up(&encoded, &named)?;
+        let hashes = self.matcher.hashes(change.rows.columns(), change.len())?;
+        let firsts = self.matcher.firsts(change.rows.columns(), &hashes)?;
+        let named = name(change, &hashes, &firsts, matches);
+        let found = self.look_up(change.rows.columns(), &named)?;
         let mut applied = Vec::with_capacity(named.len());
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         for (at, Named { row, weight, matches: more, hash }) in named.iter().enumerate() {
@@ -249,7 +279,10 @@ impl Multiset {
         if let Some(all) = &mut self.matches {
             lengthen(all, slots_in_all, 0);
         }
-        for (at, slot) in new.iter().zip(slots) {
+        for (place, (at, slot)) in new.iter().zip(slots).enumerate() {
+            if place % AHEAD == 0 {
+                self.index.warm(new[place..].iter().take(AHEAD).map(|at| named[*at].hash));
+            }
             let name = &named[*at];
             self.index.insert(tag_of(name.hash), slot);
             self.set_weight(slot, name.weight);
@@ -359,23 +392,24 @@ impl Multiset {
     }
 }
 
-/// The distinct rows of a change, but those about which it says nothing in the end.
-fn name(change: &Changes, encoded: &Encoded, matches: Matches<'_>) -> Vec<Named> {
+/// The distinct rows of a change, but those about which it says nothing in the end. `firsts`: of each row the first
+/// that is equal to it.
+fn name(change: &Changes, hashes: &[u64], firsts: &[u32], matches: Matches<'_>) -> Vec<Named> {
     let mut named: Vec<Named> = Vec::with_capacity(change.len());
-    let mut places: HashTable<u32> = HashTable::with_capacity(change.len());
+    let mut places: Vec<u32> = Vec::with_capacity(change.len());
     let (Matches::Of(counts) | Matches::More(counts)) = matches;
     let adds = matches!(matches, Matches::More(_));
-    for row in 0..change.len() {
-        let (bytes, weight) = (encoded.row(row), change.weight(row));
-        let (hash, count) = (hash(bytes), counts.get(row).copied().unwrap_or(0));
-        let same = |at: &u32| named[*at as usize].hash == hash && encoded.row(named[*at as usize].row) == bytes;
-        if let Some(at) = places.find(hash, same) {
-            let name = &mut named[*at as usize];
+    for (row, first) in firsts.iter().enumerate() {
+        let (weight, count) = (change.weight(row), counts.get(row).copied().unwrap_or(0));
+        if *first as usize == row {
+            places.push(named.len() as u32);
+            named.push(Named { row, hash: hashes[row], weight, matches: count });
+        } else {
+            let place = places[*first as usize];
+            let name = &mut named[place as usize];
             name.weight += weight;
             name.matches += if adds { count } else { 0 };
-        } else {
-            places.insert_unique(hash, named.len() as u32, |at| named[*at as usize].hash);
-            named.push(Named { row, hash, weight, matches: count });
+            places.push(place);
         }
     }
     named.retain(|name| name.weight != 0 || (adds && name.matches != 0));

@@ -10,6 +10,7 @@ use arrow::array::{Int64Array, RecordBatch, UInt64Array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -158,5 +159,9 @@ impl Operator for Window {
 
     fn size(&self) -> (usize, usize) {
         (self.results.count(), self.results.bytes())
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.results.spill(bytes, disk)
     }
 }

@@ -104,13 +104,14 @@ impl Dialect for FuseDialect {
         supports_order_by_all
     }
 
-    /// `a ** b` and `text GLOB 'a*'`.
+    /// `a ** b` and `text GLOB 'a*'`; `||` comes behind arithmetic, as in Postgres and DuckDB.
     fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
         match &parser.peek_token_ref().token {
             Token::Mul if parser.peek_nth_token_ref(1).token == Token::Mul => {
                 Some(Ok(self.prec_value(Precedence::MulDivModOp) + 1))
             }
             Token::Word(word) if is_glob(word) => Some(Ok(self.prec_value(Precedence::Like))),
+            Token::StringConcat => Some(Ok(self.prec_value(Precedence::PlusMinus) - 1)),
             _ => None,
         }
     }

@@ -26,15 +26,14 @@ mod upkeep;
 mod windows;
 
 pub use chart::{ChartCopy, chart_copy};
-pub use checked::{logical_rules, physical_rules};
+pub use checked::logical_rules;
 pub use differentiate::{differentiate, is_continuous, maintained_views};
 pub use incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step, Strategy};
 pub use joins::FriendlyJoins;
 pub use logical::{Target, prepare};
 pub use maintained::{Maintained, map_views};
-pub use nan::KeepNan;
 pub use operators::TypedOperators;
-pub use physical::SpillLargeTops;
+pub use physical::physical_rules;
 pub use rewrite::{Definition, Macros, definition};
 pub use statement::{Run, plan, query_of_value, value_of};
 pub use temporal::{TimeBound, depends_on_time};

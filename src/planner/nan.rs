@@ -24,7 +24,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 /// Takes from the predicates of Parquet scans what would skip NaN. Their filters evaluate it all the same.
 #[derive(Debug, Default)]
-pub struct KeepNan;
+pub(super) struct KeepNan;
 
 impl PhysicalOptimizerRule for KeepNan {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{SortColumn, lexsort_to_indices, prep_null_mask_filter};
 use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::GroupsAccumulator;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
@@ -99,6 +100,11 @@ pub(super) trait Fold: Send {
 
     /// Memory, about.
     fn bytes(&self) -> usize;
+
+    /// Puts rows on disk until so many bytes of memory are free, or none can go; gives how many are.
+    fn spill(&mut self, _bytes: usize, _disk: &Arc<DiskManager>) -> Result<usize> {
+        Ok(0)
+    }
 }
 
 impl Function {

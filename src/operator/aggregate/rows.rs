@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt32Type};
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::EmitTo;
 
 use super::function::{Batch, Fold, Function, Moved};
@@ -196,6 +197,11 @@ impl Fold for Rows {
 
     fn bytes(&self) -> usize {
         self.side.bytes() + self.results.bytes() + self.slots.capacity() * 4
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let freed = self.side.spill(bytes, disk)?;
+        Ok(freed + self.results.spill(bytes.saturating_sub(freed), disk)?)
     }
 }
 

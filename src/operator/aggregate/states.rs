@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 
 use super::function::{Batch, Fold, Function};
@@ -144,5 +145,9 @@ impl Fold for States {
 
     fn bytes(&self) -> usize {
         self.rows.bytes() + self.slots.capacity() * 4
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.rows.spill(bytes, disk)
     }
 }
