@@ -50,3 +50,21 @@ fn a_join_starts_again_sorted() {
     let copy = format!("COPY ({sql}) TO 'joined.csv'; SELECT n FROM 'joined.csv'");
     finishes(&copy, "n\n499999\n");
 }
+
+#[test]
+fn the_state_of_a_pipeline_spills() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("spill")).expect("a folder");
+    // 300 MB of rows on both sides together.
+    let sql = "CREATE STREAM r STORED AS RATE OPTIONS ('rows' '600000', 'rows_per_second' '1000000000',
+            'max_rows_per_epoch' '50000');
+        COPY (SELECT count(*) AS n, max(length(a.s || b.s)) AS l, sum(b.v) AS v
+            FROM (SELECT value AS v, repeat('y', 200) || value AS s FROM r) AS a
+            JOIN (SELECT value * 3 AS v, repeat('x', 250) || value AS s FROM r) AS b ON a.v = b.v) TO 'joined.csv'";
+    let limits = ["--memory-limit", "100MB", "--temp-dir", "spill", "--threads", "2"];
+    let ran = place.run(&[&["query", "--once", "--state", "state", "-q", "-c", sql], &limits[..]].concat());
+    assert_eq!(ran.data(), "");
+    let joined = std::fs::read_to_string(place.path().join("joined.csv")).expect("a file");
+    assert_eq!(joined, "n,l,v\n200000,462,59999700000\n");
+    assert!(!place.files().iter().any(|name| name.starts_with("spill/")), "{:?}", place.files());
+}

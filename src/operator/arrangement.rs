@@ -27,7 +27,7 @@ const AHEAD: usize = 64;
 
 enum Rows {
     /// Of an input that only grows: all rows, in the order in which they came.
-    Plain { rows: Chunks, saved: usize },
+    Plain { rows: Box<Chunks>, saved: usize },
     /// Equal rows are one.
     Distinct(Box<Multiset>),
 }
@@ -59,7 +59,7 @@ impl Side {
     /// Columns of a type that cannot be compared.
     pub fn new(schema: SchemaRef, append_only: bool, counts_matches: bool, stored: bool) -> Result<Self> {
         let rows = if append_only && !counts_matches {
-            Rows::Plain { rows: Chunks::new(SchemaRef::clone(&schema)), saved: 0 }
+            Rows::Plain { rows: Box::new(Chunks::new(SchemaRef::clone(&schema))), saved: 0 }
         } else {
             Rows::Distinct(Box::new(Multiset::new(SchemaRef::clone(&schema), counts_matches)?))
         };
