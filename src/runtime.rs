@@ -16,6 +16,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::change::{self, Changes};
 use crate::checkpoint::{Commit, Cost, EpochRecord, Failure, Logs, StateStore};
@@ -135,8 +136,23 @@ pub async fn run(
         // The error that ended it is told, and not that it could not be kept.
         let _ = failure.write(&options.folder).await;
     }
+    // The folder is not given back while a checkpoint is written to it.
+    let written = runner.checkpoint_written().await;
     done?;
+    written?;
     Ok(if runner.evolved.is_empty() { Ended::Stopped(runner.epoch) } else { Ended::Evolved(runner.evolved) })
+}
+
+/// What a task leaves that did not end.
+fn stopped(error: JoinError) -> Error {
+    match error.try_into_panic() {
+        Ok(panic) => Error::from_panic(panic.as_ref()),
+        Err(_) => Error::query("stopped"),
+    }
+}
+
+fn failed_before() -> Error {
+    Error::query("an epoch before has failed")
 }
 
 struct Runner<'a> {
@@ -148,7 +164,10 @@ struct Runner<'a> {
     context: Option<EpochContext>,
     time: EpochTime,
     logs: Logs,
-    store: StateStore,
+    /// Away while a checkpoint is written.
+    store: Option<StateStore>,
+    /// The checkpoint that is being written while epochs go on: at most one.
+    saving: JoinSet<Result<(StateStore, Epoch)>>,
     /// A part of the names of files that belong to this pipeline.
     id: String,
     /// Records that were left out so far, by source.
@@ -205,11 +224,19 @@ impl Runner<'_> {
                 break;
             }
         }
-        if self.epoch > self.checkpointed { self.checkpoint().await } else { self.logs.flush().await }
+        if self.epoch > self.checkpointed {
+            self.checkpoint().await?;
+        } else {
+            self.logs.flush().await?;
+        }
+        self.checkpoint_written().await
     }
 
     /// Runs an epoch over what has come; false if nothing has.
     async fn try_epoch(&mut self) -> Result<bool> {
+        if let Some(done) = self.saving.try_join_next() {
+            self.written(done).await?;
+        }
         // The time of epochs does not go back where the clock does.
         let now = now_micros().max(self.time.micros());
         let mut ranges = BTreeMap::new();
@@ -273,6 +300,7 @@ impl Runner<'_> {
 
     /// Computes the tables at rest, and keeps them for the replay of the first epoch.
     async fn keep_tables(&self) -> Result<()> {
+        let store = self.store.as_ref().ok_or_else(failed_before)?;
         for (at, node) in self.plan.nodes.iter().enumerate() {
             let Op::Static { plan } = &node.op else { continue };
             let state = self.state()?;
@@ -283,16 +311,17 @@ impl Runner<'_> {
                 0 => Changes::inserted(batch).with_weight_column(),
                 _ => Ok(batch),
             });
-            self.store.save_table(&format!("node{at}"), &batches.collect::<Result<Vec<_>>>()?).await?;
+            store.save_table(&format!("node{at}"), &batches.collect::<Result<Vec<_>>>()?).await?;
         }
         Ok(())
     }
 
     async fn load_tables(&self) -> Result<BTreeMap<NodeId, Vec<RecordBatch>>> {
+        let store = self.store.as_ref().ok_or_else(failed_before)?;
         let mut tables = BTreeMap::new();
         for (at, node) in self.plan.nodes.iter().enumerate() {
             if matches!(node.op, Op::Static { .. }) {
-                let batches = self.store.load_table(&format!("node{at}")).await?;
+                let batches = store.load_table(&format!("node{at}")).await?;
                 let columns = |batch: &RecordBatch| batch.columns()[..node.schema.fields().len()].to_vec();
                 let named =
                     batches.iter().map(|batch| change::with_columns(&node.schema, columns(batch), batch.num_rows()));
@@ -303,7 +332,7 @@ impl Runner<'_> {
     }
 
     fn state(&self) -> Result<SessionState> {
-        let context = self.context.as_ref().ok_or_else(|| Error::query("an epoch before has failed"))?;
+        let context = self.context.as_ref().ok_or_else(failed_before)?;
         Ok(context.state.clone())
     }
 
@@ -406,7 +435,7 @@ impl Runner<'_> {
         mut tables: BTreeMap<NodeId, Vec<RecordBatch>>,
     ) -> Result<Vec<Vec<Changes>>> {
         let (Some(mut dataflow), Some(mut context)) = (self.dataflow.take(), self.context.take()) else {
-            return Err(Error::query("an epoch before has failed"));
+            return Err(failed_before());
         };
         context.epoch = record.epoch;
         let work = move || {
@@ -414,17 +443,15 @@ impl Runner<'_> {
             (dataflow, context, outputs)
         };
         let done = tokio::task::spawn_blocking(work).await;
-        let (dataflow, context, outputs) = done.map_err(|failed| match failed.try_into_panic() {
-            Ok(panic) => Error::from_panic(panic.as_ref()),
-            Err(_) => Error::query("stopped"),
-        })?;
+        let (dataflow, context, outputs) = done.map_err(stopped)?;
         self.dataflow = Some(dataflow);
         self.context = Some(context);
         outputs
     }
 
-    /// Saves all state, and removes the logs that it makes needless.
+    /// Takes what has changed of all state, and begins to write it; epochs go on meanwhile.
     async fn checkpoint(&mut self) -> Result<()> {
+        self.checkpoint_written().await?;
         let mut parts = self.dataflow.as_mut().map(Dataflow::save).transpose()?.unwrap_or_default();
         for (at, source) in self.sources.iter_mut().enumerate() {
             parts.push((format!("source{at}"), source.save()?));
@@ -433,14 +460,30 @@ impl Runner<'_> {
             parts.push((format!("sink{at}"), sink.save()?));
         }
         self.logs.flush().await?;
-        let needless = self.store.save(self.epoch, parts).await?;
-        self.logs.trim(needless).await?;
-        for source in &mut self.sources {
-            source.release()?;
-        }
+        let (mut store, epoch) = (self.store.take().ok_or_else(failed_before)?, self.epoch);
+        self.saving.spawn(async move {
+            let needless = store.save(epoch, parts).await?;
+            Ok((store, needless))
+        });
         self.checkpointed = self.epoch;
         self.checkpointed_micros = now_micros();
-        self.progress.checkpointed(self.epoch, self.store.last().bytes());
         Ok(())
+    }
+
+    /// Waits until no checkpoint is being written.
+    async fn checkpoint_written(&mut self) -> Result<()> {
+        match self.saving.join_next().await {
+            Some(done) => self.written(done).await,
+            None => Ok(()),
+        }
+    }
+
+    /// A checkpoint stands: removes the logs that it makes needless, and what sources kept for it.
+    async fn written(&mut self, done: std::result::Result<Result<(StateStore, Epoch)>, JoinError>) -> Result<()> {
+        let (store, needless) = done.map_err(stopped)??;
+        self.progress.checkpointed(store.last().epoch, store.last().bytes());
+        self.store = Some(store);
+        self.logs.trim(needless).await?;
+        self.sources.iter_mut().try_for_each(|source| source.release())
     }
 }

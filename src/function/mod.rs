@@ -9,6 +9,7 @@ mod counts;
 mod format;
 mod json;
 mod length;
+mod like;
 mod limited;
 mod macros;
 mod names;
@@ -27,6 +28,7 @@ use crate::error::Result;
 
 pub use concat::concatenation;
 pub use json::json_call;
+pub use like::like_in_order;
 pub use macros::MACROS;
 pub use names::NAMES;
 pub use now::{is_epoch_time, with_epoch_time};

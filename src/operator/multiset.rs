@@ -180,7 +180,10 @@ impl Multiset {
 
     fn set_weight(&mut self, slot: u32, weight: i64) {
         if weight == 1 {
-            self.weights.remove(&slot);
+            // A row that is new has no weight yet, mostly.
+            if !self.weights.is_empty() {
+                self.weights.remove(&slot);
+            }
         } else {
             self.weights.insert(slot, weight);
         }
@@ -273,8 +276,12 @@ impl Multiset {
         if new.is_empty() {
             return Ok(());
         }
-        let rows = UInt64Array::from_iter_values(new.iter().map(|at| named[*at].row as u64));
-        let slots = self.rows.insert(&take_rows(&change.rows, &rows)?)?;
+        let slots = if new.len() == change.len() {
+            self.rows.insert(&change.rows)?
+        } else {
+            let rows = UInt64Array::from_iter_values(new.iter().map(|at| named[*at].row as u64));
+            self.rows.insert(&take_rows(&change.rows, &rows)?)?
+        };
         let slots_in_all = self.rows.slots();
         if let Some(all) = &mut self.matches {
             lengthen(all, slots_in_all, 0);

@@ -39,12 +39,15 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
+use super::like::LikeInOrder;
+
 /// DataFusion's rules for logical plans, with ours at their places.
 pub fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
     let simplify = rules.iter().position(|rule| rule.name() == "simplify_expressions").unwrap_or(0);
     rules.insert(simplify, Arc::new(CheckConstants));
     rules.push(Arc::new(CheckWindows));
+    rules.push(Arc::new(LikeInOrder));
     rules
 }
 

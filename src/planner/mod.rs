@@ -11,6 +11,7 @@ mod grouping;
 mod incremental;
 mod inlined;
 mod joins;
+mod like;
 mod logical;
 mod maintained;
 mod misplaced;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use super::{Pipeline, ProgressCell, RunOptions, Runner};
 use crate::checkpoint::{Cost, EpochRecord, Identity, Logs, StateStore};
@@ -63,7 +64,8 @@ impl<'a> Runner<'a> {
             logs: Logs::new(folder),
             checkpointed: epoch,
             checkpointed_micros: now,
-            store,
+            store: Some(store),
+            saving: JoinSet::new(),
             id: identity.id,
             locked: lock.is_held(),
             skipped: BTreeMap::new(),

@@ -6,17 +6,22 @@
 
 use std::collections::HashSet;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::take;
 use arrow::datatypes::DataType;
 use hashbrown::HashTable;
 
-use crate::change::RowEncoder;
+use crate::change::{RowEncoder, RowMatcher};
 use crate::error::Result;
 use crate::operator::keys::{canonical, hash};
+
+/// If one row of so many is the first of its kind, or fewer, the others are not looked at.
+const MOST_EQUAL: usize = 4;
 
 /// The groups of one shard.
 pub(super) struct Groups {
     encoder: RowEncoder,
+    matcher: RowMatcher,
     table: HashTable<u32>,
     hashes: Vec<u64>,
     keys: Vec<Box<[u8]>>,
@@ -29,7 +34,8 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new(types: Vec<DataType>) -> Result<Self> {
         Ok(Self {
-            encoder: RowEncoder::new(types)?,
+            encoder: RowEncoder::new(types.clone())?,
+            matcher: RowMatcher::new(types)?,
             table: HashTable::new(),
             hashes: Vec::new(),
             keys: Vec::new(),
@@ -52,8 +58,21 @@ impl Groups {
     /// The number of each row's group; a group that is new gets one.
     pub(super) fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
         let columns: Vec<ArrayRef> = columns.iter().map(canonical).collect();
-        let encoded = self.encoder.encode(&columns, rows)?;
-        Ok((0..rows).map(|row| self.number(encoded.row(row))).collect())
+        // Of equal rows one is looked up.
+        let firsts = self.matcher.firsts(&columns, &self.matcher.hashes(&columns, rows)?)?;
+        let distinct: Vec<u32> = (0..rows as u32).filter(|row| firsts[*row as usize] == *row).collect();
+        if distinct.len() * MOST_EQUAL > rows {
+            let encoded = self.encoder.encode(&columns, rows)?;
+            return Ok((0..rows).map(|row| self.number(encoded.row(row))).collect());
+        }
+        let places = UInt32Array::from(distinct);
+        let columns = columns.iter().map(|column| Ok(take(column, &places, None)?)).collect::<Result<Vec<_>>>()?;
+        let encoded = self.encoder.encode(&columns, places.len())?;
+        let mut numbers = vec![0; rows];
+        for (at, row) in places.values().iter().enumerate() {
+            numbers[*row as usize] = self.number(encoded.row(at));
+        }
+        Ok(firsts.into_iter().map(|first| numbers[first as usize]).collect())
     }
 
     fn number(&mut self, key: &[u8]) -> u32 {
