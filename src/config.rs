@@ -169,6 +169,10 @@ pub const PIVOT_COLUMNS_LIMIT: usize = 10_000;
 pub const MACRO_DEPTH: usize = 64;
 /// Queries that may be needed to plan one statement.
 pub const QUESTIONS_LIMIT: usize = 1_000;
+/// Microseconds without rows after which a growing table does not hold back the watermarks of others.
+pub const IDLE_MICROS: i64 = 60_000_000;
+/// Windows that a row of HOP is in, at the most.
+pub const WINDOWS_OF_A_ROW: i64 = 10_000;
 
 /// The words that [`Settings::copy_mode`] and `OPTIONS ('mode' …)` accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,7 @@ pub mod offset;
 pub mod format;
 pub mod function;
 pub mod parser;
+pub mod times;
 
 pub mod checkpoint;
 pub mod folder;

@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 /// One micro-batch, counted from 1.
 pub type Epoch = u64;
 
+/// The watermark of a source that has none yet.
+pub const NO_WATERMARK: i64 = i64::MIN;
+
+/// The watermark of a source of which nothing comes any more.
+pub const ENDED: i64 = i64::MAX;
+
 /// What one epoch takes from one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

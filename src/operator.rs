@@ -7,14 +7,17 @@
 mod aggregate;
 pub mod arrangement;
 mod chunks;
+mod closing;
 mod exchange;
 mod exists;
+pub mod expiry;
 mod index;
 mod join;
 pub mod keys;
 pub mod multiset;
 mod ranking;
 mod recompute;
+mod sessions;
 mod stateless;
 mod temporal;
 mod top;
@@ -56,6 +59,8 @@ pub struct EpochContext {
     pub runtime: Handle,
     /// How they are planned.
     pub state: SessionState,
+    /// The watermark of each source behind this epoch, in microseconds since 1970.
+    pub watermarks: Vec<i64>,
 }
 
 /// One of the parts into which keys are divided.
@@ -359,6 +364,7 @@ fn order(
 /// The operators of a node; nothing for one that only hands on what comes from outside.
 fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
     let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
+    let evict = node.evict.as_slice();
     let mut operators: Vec<Box<dyn Operator>> = Vec::new();
     let mut exchanges: Vec<Exchange> = node.inputs.iter().map(|_| Exchange::None).collect();
     for shard in 0..shards {
@@ -372,27 +378,37 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
             Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
             Op::Aggregate { aggregate } => {
                 exchanges = vec![group_exchange(aggregate, state)?];
-                Box::new(aggregate::Aggregate::new(aggregate, append_only(0), node.append_only, state, shard)?)
+                let grows = (append_only(0), node.append_only);
+                Box::new(aggregate::Aggregate::new(aggregate, grows, evict, state, shard)?)
             }
             Op::Join { join, left_rests, right_rests } => {
                 let rests = [*left_rests, *right_rests];
                 let grow = [append_only(0), append_only(1)];
                 exchanges = join_exchanges(join, state)?;
                 if exists::suits(join) {
-                    Box::new(exists::Exists::new(join, rests, grow, node.append_only, state)?)
+                    Box::new(exists::Exists::new(join, rests, grow, (node.append_only, evict), state)?)
                 } else {
-                    Box::new(join::Join::new(join, rests, grow, node.append_only, state)?)
+                    Box::new(join::Join::new(join, rests, grow, (node.append_only, evict), state)?)
                 }
             }
             Op::Window { plan: logical, partition, input } => {
-                let window = window::Window::new(logical, partition, input, state)?;
+                let window = window::Window::new(logical, partition, input, evict, state)?;
                 exchanges = vec![window.exchange()?];
                 Box::new(window)
             }
             Op::Ranking { window, ranks, limit } => {
-                let ranking = ranking::Ranking::new(window, (ranks, *limit), append_only(0), state)?;
+                let ranking = ranking::Ranking::new(window, (ranks, *limit), (append_only(0), evict), state)?;
                 exchanges = vec![ranking.exchange()?];
                 Box::new(ranking)
+            }
+            Op::Sessions { sessions } => {
+                let sessions = sessions::Sessions::new(sessions, evict, state)?;
+                exchanges = vec![sessions.exchange()?];
+                Box::new(sessions)
+            }
+            Op::Final { input, .. } => {
+                exchanges = vec![Exchange::by_row(&node.schema)?];
+                Box::new(closing::Closing::new(input, evict, state)?)
             }
             Op::Temporal { bounds } => {
                 exchanges = vec![Exchange::by_row(&node.schema)?];

@@ -4,6 +4,7 @@
 //! logged before it begins; its sinks show it when all of them have staged it; after a kill, the epochs behind the
 //! newest checkpoint are run again over the same ranges, and what was shown is not shown twice.
 
+mod event_time;
 mod progress;
 mod recovery;
 mod verify;
@@ -28,7 +29,9 @@ use crate::offset::Epoch;
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::{IncrementalPlan, NodeId, Op};
 use crate::sink::stream::Sink;
-use crate::source::stream::{Look, Read, STANDARD_INPUT, Source, StreamTable, Waiting, bury};
+use crate::source::stream::{Look, OnError, Read, STANDARD_INPUT, Source, StreamTable, Waiting, bury, bury_late};
+
+use event_time::{Admitted, EventTime};
 
 pub use progress::{Progress, ProgressCell};
 pub use verify::{Compared, Difference, Verdict, sample, verify};
@@ -172,6 +175,9 @@ struct Runner<'a> {
     id: String,
     /// Records that were left out so far, by source.
     skipped: BTreeMap<String, u64>,
+    /// Rows that were late so far, by source.
+    late: BTreeMap<String, u64>,
+    event_time: EventTime,
     /// Tables with the columns that the next epoch would add to them.
     evolved: BTreeMap<String, Look>,
     /// What the epochs so far have cost.
@@ -246,7 +252,10 @@ impl Runner<'_> {
                 ranges.insert(node.name.clone(), range);
             }
         }
-        if ranges.is_empty() && self.epoch > 0 {
+        let ended: Vec<bool> = self.sources.iter().map(|source| source.is_ended()).collect();
+        let watermarks = self.event_time.before(now, &ranges, &ended);
+        let closes = self.plan.forgets() && self.event_time.differ(&watermarks);
+        if ranges.is_empty() && self.epoch > 0 && !closes {
             self.time.set(now);
             if !self.dataflow.as_mut().map_or(Ok(false), Dataflow::is_due)? {
                 self.logs.flush().await?;
@@ -255,7 +264,7 @@ impl Runner<'_> {
         }
         let taking = self.sources.iter().filter_map(|source| source.taking_since()).min();
         self.progress.begun(taking);
-        let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges };
+        let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges, watermarks };
         self.time.set(record.now_micros);
         if record.epoch == 1 {
             self.keep_tables().await?;
@@ -348,6 +357,22 @@ impl Runner<'_> {
         Ok(all)
     }
 
+    /// Counts the rows that were late, and keeps them where OPTIONS say so.
+    async fn bury_late(&mut self, epoch: Epoch, late: &[Vec<RecordBatch>]) -> Result<()> {
+        for ((source, node), late) in self.sources.iter().zip(&self.plan.sources).zip(late) {
+            let rows: usize = late.iter().map(RecordBatch::num_rows).sum();
+            if rows == 0 {
+                continue;
+            }
+            *self.late.entry(node.name.clone()).or_default() += rows as u64;
+            let keeps = node.stream().and_then(StreamTable::watermark).is_some_and(|watermark| watermark.keeps_late);
+            if let Some(folder) = source.dead_letters().filter(|_| keeps) {
+                bury_late(folder, &self.id, &node.name, epoch, late).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts the records that were left out, and keeps them where OPTIONS say so.
     async fn bury(&mut self, epoch: Epoch, read: &[Read]) -> Result<()> {
         for ((source, node), read) in self.sources.iter().zip(&self.plan.sources).zip(read) {
@@ -355,7 +380,8 @@ impl Runner<'_> {
                 continue;
             }
             *self.skipped.entry(node.name.clone()).or_default() += read.bad.len() as u64;
-            if let Some(folder) = source.dead_letters() {
+            let keeps = node.stream().is_some_and(|table| table.options().on_error == OnError::DeadLetter);
+            if let Some(folder) = source.dead_letters().filter(|_| keeps) {
                 bury(folder, &self.id, &node.name, epoch, &read.bad).await?;
             }
         }
@@ -374,6 +400,10 @@ impl Runner<'_> {
         self.time.set(record.now_micros);
         let rows: Vec<Vec<RecordBatch>> = read.into_iter().map(|read| read.batches).collect();
         let read: usize = rows.iter().flatten().map(RecordBatch::num_rows).sum();
+        let Admitted { on_time: rows, late } = self.event_time.admit(record, rows)?;
+        if !shown {
+            self.bury_late(record.epoch, &late).await?;
+        }
         let tables = if record.epoch == 1 { self.load_tables().await? } else { BTreeMap::new() };
         let outputs = self.step(record, rows, tables).await?;
         let written: usize = outputs.iter().map(|changes| change::count(changes)).sum();
@@ -410,7 +440,7 @@ impl Runner<'_> {
         }
         let waiting = self.waiting();
         self.progress.committed(record, (read, written), waiting, size, watch.elapsed());
-        self.progress.skipped(self.skipped.values().sum());
+        self.progress.left_out(self.skipped.values().sum(), self.late.values().sum());
         Ok(())
     }
 
@@ -423,6 +453,8 @@ impl Runner<'_> {
             sinks: self.sinks.iter().map(|sink| sink.position()).collect(),
             sources: places.map(|(node, source)| (node.name.clone(), source.position())).collect(),
             skipped: self.skipped.clone(),
+            late: self.late.clone(),
+            watermarks: self.event_time.named(),
             cost: self.cost,
         });
     }
@@ -438,6 +470,7 @@ impl Runner<'_> {
             return Err(failed_before());
         };
         context.epoch = record.epoch;
+        context.watermarks = self.event_time.watermarks();
         let work = move || {
             let outputs = dataflow.step(&rows, &mut tables, &context);
             (dataflow, context, outputs)
@@ -459,6 +492,7 @@ impl Runner<'_> {
         for (at, sink) in self.sinks.iter_mut().enumerate() {
             parts.push((format!("sink{at}"), sink.save()?));
         }
+        parts.extend(self.event_time.save()?);
         self.logs.flush().await?;
         let (mut store, epoch) = (self.store.take().ok_or_else(failed_before)?, self.epoch);
         self.saving.spawn(async move {

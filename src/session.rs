@@ -120,6 +120,7 @@ impl Session {
             .with_sort_spill_reservation_bytes(config::sort_reservation(memory, threads))
             .with_option_extension(settings);
         let mut state = SessionStateBuilder::new()
+            .with_analyzer_rules(planner::analyzer_rules())
             .with_optimizer_rules(planner::logical_rules())
             .with_physical_optimizer_rules(planner::physical_rules())
             .with_config(config)
@@ -128,6 +129,7 @@ impl Session {
             .with_default_features()
             .build();
         state.register_relation_planner(Arc::new(planner::FriendlyJoins))?;
+        state.register_relation_planner(Arc::new(planner::TimeWindows))?;
         let paths = Arc::new(PathTables::default());
         source::register_formats(&mut state, paths.rejects())?;
         function::register(&mut state)?;
@@ -228,12 +230,12 @@ impl Session {
         let plan = self.plan(body, true).await?;
         if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &plan
             && materialized
-            && self.maintain(view)?
+            && self.maintain(view, statement.emits_final)?
         {
             return Ok(Outcome::Done);
         }
         if incremental {
-            return self.explain_incremental(plan).await;
+            return self.explain_incremental(plan, statement.emits_final).await;
         }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = &plan
             && let Some(target) = &target
@@ -241,7 +243,7 @@ impl Session {
             self.remember_sink(&table.name.to_string(), target)?;
         }
         if pipeline::is_continuous(&plan)? {
-            return self.defer(plan, target);
+            return self.defer(plan, target, statement.emits_final);
         }
         if let LogicalPlan::Statement(change @ (PlanStatement::SetVariable(_) | PlanStatement::ResetVariable(_))) = plan
         {
@@ -274,12 +276,12 @@ impl Session {
         let plan = self.plan(body, false).await?;
         if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &plan
             && materialized
-            && self.maintain(view)?
+            && self.maintain(view, statement.emits_final)?
         {
             return Ok(());
         }
         if pipeline::is_continuous(&plan)? {
-            self.defer(plan, target)?;
+            self.defer(plan, target, statement.emits_final)?;
             return Ok(());
         }
         match plan {

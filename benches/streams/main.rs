@@ -214,7 +214,12 @@ async fn operators(epochs: i64) -> Result<f64> {
     session.execute_text(&one_row_epochs(1)).await?;
     let pipeline = session.pipeline(&|_, _, _| Box::new(Nowhere))?.ok_or("no pipeline")?;
     let mut dataflow = Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?;
-    let mut context = EpochContext { epoch: 0, runtime: Handle::current(), state: pipeline.state.clone() };
+    let mut context = EpochContext {
+        epoch: 0,
+        runtime: Handle::current(),
+        state: pipeline.state.clone(),
+        watermarks: vec![i64::MIN; pipeline.plan.sources.len()],
+    };
     let schema = pipeline.sources[0].schema();
     tokio::task::block_in_place(|| {
         let mut begun = Instant::now();
@@ -251,7 +256,7 @@ fn recovery(runtime: &Runtime) -> Result<()> {
     runtime.block_on(async {
         for epoch in 1..=10_000 {
             let sources = BTreeMap::from([("r".to_owned(), OffsetRange::Rows { from: epoch - 1, to: epoch })]);
-            logs.begin(&EpochRecord { epoch, now_micros: 0, sources }).await?;
+            logs.begin(&EpochRecord { epoch, now_micros: 0, sources, watermarks: BTreeMap::new() }).await?;
             logs.commit(Commit { epoch, sinks: vec![serde_json::Value::Null], ..Commit::default() });
         }
         logs.flush().await?;

@@ -22,6 +22,9 @@ pub struct EpochRecord {
     pub now_micros: i64,
     /// What it takes from each source, by the name of the table.
     pub sources: BTreeMap<String, OffsetRange>,
+    /// The watermarks before it, in microseconds since 1970, by the name of the table: rows behind them are late.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub watermarks: BTreeMap<String, i64>,
 }
 
 /// That an epoch is done.
@@ -40,6 +43,12 @@ pub struct Commit {
     /// Records that could not be read and were left out up to it, by the name of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, u64>,
+    /// Rows that were late and were left out up to it, by the name of the table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub late: BTreeMap<String, u64>,
+    /// The watermarks behind it, in microseconds since 1970, by the name of the table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub watermarks: BTreeMap<String, i64>,
     /// What all epochs up to it have cost.
     #[serde(default)]
     pub cost: Cost,
@@ -191,7 +200,9 @@ mod tests {
         for epoch in 1..=3 {
             let range = OffsetRange::Rows { from: epoch * 10, to: epoch * 10 + 10 };
             let sources = BTreeMap::from([("t".to_owned(), range)]);
-            logs.begin(&EpochRecord { epoch, now_micros: 7, sources }).await.expect("begins");
+            logs.begin(&EpochRecord { epoch, now_micros: 7, sources, watermarks: BTreeMap::new() })
+                .await
+                .expect("begins");
             if epoch < 3 {
                 logs.commit(Commit { epoch, ..Commit::default() });
             }

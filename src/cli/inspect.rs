@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::args::InspectArgs;
 use super::report::count;
-use super::status::bytes;
+use super::status::{bytes, dropped};
 use crate::checkpoint::{Checkpoint, Commit, EpochRecord, Failure, Identity, Logs, StateStore};
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::offset::ENDED;
 use crate::session::Session;
 
 /// What a state folder holds.
@@ -85,6 +86,10 @@ impl Found {
         let epochs = self.begun.iter().map(
             |record| json!({ "epoch": record.epoch, "begun_at": time(record.now_micros), "sources": record.sources }),
         );
+        let watermarks = self.committed.watermarks.iter().map(|(table, micros)| match *micros {
+            ENDED => (table, Some("ended".to_owned())),
+            micros => (table, time(micros)),
+        });
         let kept = self.kept();
         let operators = kept.iter().map(|(what, rows, bytes)| json!({ "what": what, "rows": rows, "bytes": bytes }));
         json!({
@@ -102,6 +107,8 @@ impl Found {
                 "notes": failure.notes,
             })),
             "skipped_records": self.committed.skipped,
+            "late_rows": self.committed.late,
+            "watermarks": watermarks.collect::<BTreeMap<_, _>>(),
             "sources": self.committed.sources,
             "sinks": self.identity.writes,
             "keeps": operators.collect::<Vec<_>>(),
@@ -134,10 +141,13 @@ impl Found {
         }
         lines.push("sources".to_owned());
         for (name, place) in &self.committed.sources {
-            let skipped = self.committed.skipped.get(name).copied().unwrap_or(0);
-            let skipped =
-                if skipped == 0 { String::new() } else { format!(", {} left out", count(skipped, "bad record")) };
-            lines.push(format!("  {name}: {}{skipped}", words(place)));
+            let skipped = dropped(self.committed.skipped.get(name).copied().unwrap_or(0), "bad record");
+            let late = dropped(self.committed.late.get(name).copied().unwrap_or(0), "late row");
+            let watermark = self.committed.watermarks.get(name).map(|micros| match *micros {
+                ENDED => ", ended".to_owned(),
+                micros => format!(", watermark {}", shown(micros)),
+            });
+            lines.push(format!("  {name}: {}{}{skipped}{late}", words(place), watermark.unwrap_or_default()));
         }
         lines.push("sinks".to_owned());
         lines.extend(self.identity.writes.iter().map(|target| format!("  {target}")));

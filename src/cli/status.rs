@@ -44,7 +44,7 @@ impl Status {
         format!(
             "{} read{}, {} written, epoch {}, {:.2} s",
             count(now.rows_in, "row"),
-            left_out(now.skipped),
+            left_out(&now),
             count(now.rows_out, "change"),
             now.epoch,
             self.start.elapsed().as_secs_f64(),
@@ -65,7 +65,7 @@ fn line(now: &Progress, running: Duration, rates: (f64, f64), micros: i64) -> St
         short(rates.1),
         lag(now, micros),
         bytes(now.state.1 as f64),
-        left_out(now.skipped),
+        left_out(now),
     )
 }
 
@@ -81,9 +81,14 @@ fn lag(now: &Progress, micros: i64) -> String {
     if parts.is_empty() { "none".to_owned() } else { parts.join(" / ") }
 }
 
-/// How many records could not be read, if any.
-fn left_out(skipped: u64) -> String {
-    if skipped == 0 { String::new() } else { format!(", {} left out", count(skipped, "bad record")) }
+/// How many records could not be read, and how many rows were late, if any.
+fn left_out(now: &Progress) -> String {
+    [(now.skipped, "bad record"), (now.late, "late row")].map(|(rows, what)| dropped(rows, what)).concat()
+}
+
+/// `, 2 late rows left out`, or nothing.
+pub(super) fn dropped(rows: u64, what: &str) -> String {
+    if rows == 0 { String::new() } else { format!(", {} left out", count(rows, what)) }
 }
 
 /// `02:14`, or `1:02:14`.
@@ -149,6 +154,9 @@ mod tests {
         let line = shown(&now, 3_734);
         assert!(line.starts_with("running 1:02:14") && line.contains("lag 3 kB / 5m "), "{line}");
         assert!(line.ends_with(", 2 bad records left out"), "{line}");
+        now.late = 1;
+        let line = shown(&now, 3_734);
+        assert!(line.ends_with(", 2 bad records left out, 1 late row left out"), "{line}");
         let line = shown(&Progress::default(), 0);
         assert!(line.ends_with("lag none  state 0 B  no commit yet"), "{line}");
     }

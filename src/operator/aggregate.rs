@@ -13,7 +13,7 @@ mod rows;
 mod states;
 mod sums;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
@@ -24,13 +24,15 @@ use datafusion::logical_expr::Aggregate as Plan;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::Column;
 
+use super::expiry::Expiry;
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, concat, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
-use crate::planner::Upkeep;
+use crate::planner::{Eviction, Upkeep};
 use counted::Counted;
 use function::{Batch, Fold, Function, Moved};
 use groups::Groups;
@@ -71,11 +73,19 @@ pub(super) struct Aggregate {
     /// All has to be saved.
     save_whole: bool,
     shard: u32,
+    /// When groups can be forgotten.
+    expiry: Option<Expiry<u32>>,
 }
 
 impl Aggregate {
     /// `grows`: the input never retracts.
-    pub(super) fn new(plan: &Plan, grows: bool, append_only: bool, state: &SessionState, shard: usize) -> Result<Self> {
+    pub(super) fn new(
+        plan: &Plan,
+        (grows, append_only): (bool, bool),
+        evict: &[Eviction],
+        state: &SessionState,
+        shard: usize,
+    ) -> Result<Self> {
         let (props, context) = (state.execution_props(), PhysicalPlanningContext::default());
         let input = plan.input.schema();
         let by = plan.group_expr.iter().map(|expr| physical(expr, input, state));
@@ -89,6 +99,10 @@ impl Aggregate {
         let (folds, places) = folds(&functions, grows, input.inner())?;
         let (keys, results) = output.fields().split_at(by.len());
         let types = |fields: &[FieldRef]| fields.iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+        let expiry = evict.first().map(|eviction| {
+            let key = Column::new(output.field(eviction.key).name(), eviction.key);
+            Expiry::new(eviction, Arc::new(key), state)
+        });
         let nullable = |field: &FieldRef| Arc::new(field.as_ref().clone().with_nullable(true));
         let mut saved = vec![
             Arc::new(Field::new(SHARD, DataType::UInt32, false)),
@@ -114,7 +128,52 @@ impl Aggregate {
             saved_rows: 0,
             save_whole: false,
             shard: shard as u32,
+            expiry: expiry.transpose()?,
         })
+    }
+
+    /// Notes when these groups, which are new, can be forgotten.
+    fn note(&mut self, new: &[u32]) -> Result<()> {
+        if self.expiry.is_none() || new.is_empty() {
+            return Ok(());
+        }
+        let keys = self.keys(new)?;
+        if let Some(expiry) = &mut self.expiry {
+            let values = expiry.values(&keys)?;
+            for (row, group) in new.iter().enumerate().filter(|(row, _)| !values.is_null(*row)) {
+                expiry.push(values.value(row), *group);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the groups that no row can reach any more.
+    fn expire(&mut self, context: &EpochContext) -> Result<()> {
+        let over = self.expiry.as_mut().map(|expiry| expiry.over(context)).transpose()?.unwrap_or_default();
+        let over: HashSet<(i64, u32)> = over.into_iter().collect();
+        let there = over.iter().map(|(_, group)| *group).filter(|group| self.groups.rows[*group as usize] > 0);
+        let there: Vec<u32> = there.collect::<BTreeSet<u32>>().into_iter().collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        let keys = self.keys(&there)?;
+        let Some(values) = self.expiry.as_ref().map(|expiry| expiry.values(&keys)).transpose()? else { return Ok(()) };
+        for (row, group) in there.into_iter().enumerate() {
+            // A number may have been given to another group since.
+            if !values.is_null(row) && over.contains(&(values.value(row), group)) {
+                self.changed.insert(group);
+                self.folds.iter_mut().try_for_each(|fold| fold.forget(group))?;
+                self.groups.remove(group);
+            }
+        }
+        Ok(())
+    }
+
+    /// The group columns of these groups.
+    fn keys(&self, groups: &[u32]) -> Result<RecordBatch> {
+        let keys = self.output.fields()[..self.by.len()].iter();
+        let schema = Schema::new(keys.map(|key| key.as_ref().clone().with_nullable(true)).collect::<Vec<_>>());
+        with_columns(&Arc::new(schema), self.groups.columns(groups)?, groups.len())
     }
 
     fn is_global(&self) -> bool {
@@ -256,6 +315,7 @@ impl Aggregate {
             mine.0.push(at as u64);
             mine.1.push(number);
         }
+        self.note(&mine.1)?;
         let chosen = take_rows(&chosen, &mine.0.into())?;
         let mut at = 3 + keys;
         for fold in &mut self.folds {
@@ -319,10 +379,11 @@ fn folds(functions: &[Function], grows: bool, input: &SchemaRef) -> Result<(Fold
 }
 
 impl Operator for Aggregate {
-    fn step(&mut self, inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
+    fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let mut inputs: Vec<Changes> = inputs.into_iter().flatten().filter(|change| !change.is_empty()).collect();
         if inputs.is_empty() {
             if !(self.is_global() && self.shard == 0 && self.groups.len() == 0) {
+                self.expire(context)?;
                 return Ok(Vec::new());
             }
             // The one group is there before its first row.
@@ -358,6 +419,9 @@ impl Operator for Aggregate {
         let standing = touched.iter().filter(|group| global || stands(&self.groups, group));
         let standing: Vec<u32> = standing.copied().collect();
         let after = Standing { results: self.results(&standing)?, groups: standing };
+        let old: HashSet<u32> = before.groups.iter().copied().collect();
+        let new: Vec<u32> = after.groups.iter().copied().filter(|group| !old.contains(group)).collect();
+        self.note(&new)?;
         let out = self.difference(before, after)?;
         for group in touched {
             self.changed.insert(group);
@@ -366,6 +430,7 @@ impl Operator for Aggregate {
                 self.groups.remove(group);
             }
         }
+        self.expire(context)?;
         Ok(out)
     }
 
@@ -405,7 +470,8 @@ impl Operator for Aggregate {
 
     fn size(&self) -> (usize, usize) {
         let folds: usize = self.folds.iter().map(|fold| fold.bytes()).sum();
-        (self.groups.len(), self.groups.bytes() + folds)
+        let expiry = self.expiry.as_ref().map_or(0, Expiry::bytes);
+        (self.groups.len(), self.groups.bytes() + folds + expiry)
     }
 
     fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {

@@ -6,11 +6,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::disk_manager::DiskManager;
 
+use super::EpochContext;
 use super::chunks::{Chunks, lengthen};
+use super::expiry::Expiry;
 use super::index::{Index, NONE, tag_of};
 use super::multiset::{BLOCK, Matches, Multiset};
 use crate::change::Changes;
@@ -43,6 +45,8 @@ pub struct Side {
     /// By slot: the next one of the chain, and, where rows may go, the one before.
     next: Vec<u32>,
     before: Vec<u32>,
+    /// When its rows can be forgotten.
+    expiry: Option<Expiry<u32>>,
 }
 
 /// A way along the chains of many keys.
@@ -63,7 +67,26 @@ impl Side {
         } else {
             Rows::Distinct(Box::new(Multiset::new(SchemaRef::clone(&schema), counts_matches)?))
         };
-        Ok(Self { schema, stored, rows, index: Index::default(), next: Vec::new(), before: Vec::new() })
+        Ok(Self { schema, stored, rows, index: Index::default(), next: Vec::new(), before: Vec::new(), expiry: None })
+    }
+
+    /// A side whose rows can be forgotten, so that they may go.
+    pub(super) fn forgetting(
+        schema: SchemaRef,
+        counts_matches: bool,
+        stored: bool,
+        expiry: Expiry<u32>,
+    ) -> Result<Self> {
+        Ok(Self { expiry: Some(expiry), ..Self::new(schema, false, counts_matches, stored)? })
+    }
+
+    /// The retraction of the rows that are over now; nothing if none is.
+    pub(super) fn over(&mut self, context: &EpochContext) -> Result<Option<Changes>> {
+        let (Some(expiry), Rows::Distinct(set)) = (&mut self.expiry, &self.rows) else { return Ok(None) };
+        let (slots, rows) = expiry.rows_over(set.rows(), context)?;
+        let weights = slots.iter().map(|slot| -set.weight(*slot));
+        let gone = Changes::weighted(rows, Int64Array::from_iter_values(weights));
+        Ok((!gone.is_empty()).then_some(gone))
     }
 
     /// Its columns.
@@ -89,7 +112,8 @@ impl Side {
             Rows::Plain { rows, .. } => rows.bytes(),
             Rows::Distinct(set) => set.bytes(),
         };
-        rows + self.index.bytes() + (self.next.capacity() + self.before.capacity()) * 4
+        let expiry = self.expiry.as_ref().map_or(0, Expiry::bytes);
+        rows + expiry + self.index.bytes() + (self.next.capacity() + self.before.capacity()) * 4
     }
 
     /// Puts rows on disk until so many bytes of memory are free, or none can go; gives how many are.
@@ -192,6 +216,7 @@ impl Side {
                 }
             }
             Rows::Distinct(set) => {
+                let values = self.expiry.as_ref().map(|expiry| expiry.values(&change.rows)).transpose()?;
                 let applied = set.apply(change, matches)?;
                 let slots = set.rows().slots();
                 lengthen(&mut self.next, slots, NONE);
@@ -201,6 +226,11 @@ impl Side {
                         self.index.warm(applied[place..].iter().take(AHEAD).map(|row| hashes[row.row]));
                     }
                     if row.is_new {
+                        if let (Some(expiry), Some(values)) = (&mut self.expiry, &values)
+                            && !values.is_null(row.row)
+                        {
+                            expiry.push(values.value(row.row), row.slot);
+                        }
                         self.link(row.slot, hashes[row.row]);
                     } else if row.after == 0 {
                         self.unlink(row.slot, hashes[row.row]);

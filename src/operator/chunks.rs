@@ -345,6 +345,11 @@ impl Chunks {
         Ok(freed)
     }
 
+    /// True if the slot holds a row.
+    pub(super) fn is_live(&self, slot: u32) -> bool {
+        self.places.get(slot as usize).is_some_and(|place| *place != NOWHERE)
+    }
+
     /// All slots that hold a row.
     pub(super) fn live(&self) -> Vec<u32> {
         self.chunks.iter().flat_map(|chunk| chunk.slots.iter().copied().filter(|slot| *slot != NOWHERE)).collect()

@@ -7,23 +7,26 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::NullEquality;
 use datafusion::execution::SessionState;
 use datafusion::execution::disk_manager::DiskManager;
-use datafusion::logical_expr::Join as Plan;
+use datafusion::logical_expr::{Expr, Join as Plan};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use super::arrangement::Side;
+use super::expiry::Expiry;
 use super::index::NONE;
-use super::join::{Kept, key_exprs, key_types, restore_side};
+use super::join::{Kept, forget, key_exprs, key_types, restore_side};
 use super::keys::{KeyHasher, evaluate_key, nulls};
-use super::multiset::{BLOCK, Matches, Multiset};
-use super::{EpochContext, Operator, Shard};
+use super::multiset::{Applied, BLOCK, Matches, Multiset};
+use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, nullable, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
+use crate::planner::Eviction;
 
 /// Tests of NOT IN, over all shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +47,7 @@ pub(super) struct Exists {
     rows: Side,
     /// The keys of the tests.
     tests: Multiset,
+    tests_expiry: Option<Expiry<u32>>,
     key: SchemaRef,
     tests_only_grow: bool,
     tally: Tally,
@@ -69,7 +73,7 @@ impl Exists {
         plan: &Plan,
         rests: [bool; 2],
         append_only: [bool; 2],
-        output_append_only: bool,
+        (output_append_only, evict): (bool, &[Eviction]),
         state: &SessionState,
     ) -> Result<Self> {
         let kept = Kept::of(plan.join_type);
@@ -78,6 +82,29 @@ impl Exists {
         let types = key_types(plan)?;
         let fields = types.iter().enumerate().map(|(at, kind)| Field::new(format!("key{at}"), kind.clone(), true));
         let key = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let columns = nullable(schema.as_arrow());
+        // Tests at rest will never ask for rows.
+        let stored = !rests[1 - side];
+        let evicted = |side: usize| evict.iter().find(|eviction| eviction.input == side);
+        let rows = match evicted(side) {
+            Some(eviction) => {
+                let expiry = Expiry::new(eviction, physical(&eviction.value, schema, state)?, state)?;
+                Side::forgetting(columns, false, stored, expiry)?
+            }
+            None => Side::new(columns, append_only[side], false, stored)?,
+        };
+        // Of tests there are the keys.
+        let place = |eviction: &Eviction| {
+            let own = |(left, right): &(Expr, Expr)| *(if side == 0 { right } else { left }) == eviction.value;
+            plan.on.iter().position(own)
+        };
+        let tests_expiry = match evicted(1 - side).and_then(|eviction| Some((eviction, place(eviction)?))) {
+            Some((eviction, at)) => {
+                let value = Arc::new(Column::new(key.field(at).name(), at));
+                Some(Expiry::new(eviction, value, state)?)
+            }
+            None => None,
+        };
         Ok(Self {
             side,
             kept: kept[side],
@@ -85,10 +112,10 @@ impl Exists {
             hasher: KeyHasher::new(types)?,
             nulls_match: plan.null_equality == NullEquality::NullEqualsNull,
             null_aware: plan.null_aware,
-            // Tests at rest will never ask for rows.
-            rows: Side::new(nullable(schema.as_arrow()), append_only[side], false, !rests[1 - side])?,
+            rows,
             tests: Multiset::new(Arc::clone(&key), false)?,
             key,
+            tests_expiry,
             tests_only_grow: append_only[1 - side],
             tally: Tally::default(),
             tally_changed: false,
@@ -149,12 +176,33 @@ impl Exists {
             let new = found.iter().enumerate().filter(|(_, slot)| **slot == NONE).map(|(row, _)| row as u64);
             change = change.take(&UInt64Array::from_iter_values(new))?;
         }
-        let applied = self.tests.apply(&change, Matches::Of(&[]))?;
+        let applied = self.apply_to_tests(&change, Matches::Of(&[]))?;
         let flipped = applied.iter().filter(|row| (row.before != 0) != (row.after != 0));
         let (places, matched): (Vec<u64>, Vec<bool>) = flipped.map(|row| (row.row as u64, row.after != 0)).unzip();
         if !places.is_empty() && self.is_open(false) {
             self.flip(&change.take(&UInt64Array::from(places))?.rows, &matched, out)?;
         }
+        Ok(())
+    }
+
+    fn apply_to_tests(&mut self, change: &Changes, matches: Matches<'_>) -> Result<Vec<Applied>> {
+        let applied = self.tests.apply(change, matches)?;
+        if let Some(expiry) = &mut self.tests_expiry {
+            let values = expiry.values(&change.rows)?;
+            for test in applied.iter().filter(|test| test.is_new && !values.is_null(test.row)) {
+                expiry.push(values.value(test.row), test.slot);
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Forgets rows and tests that are over.
+    fn forget(&mut self, context: &EpochContext) -> Result<()> {
+        forget(&mut self.rows, &self.exprs[self.side], &self.hasher, context)?;
+        let Some(expiry) = &mut self.tests_expiry else { return Ok(()) };
+        let (slots, rows) = expiry.rows_over(self.tests.rows(), context)?;
+        let weights = Int64Array::from_iter_values(slots.iter().map(|slot| -self.tests.weight(*slot)));
+        self.tests.apply(&Changes::weighted(rows, weights), Matches::Of(&[]))?;
         Ok(())
     }
 
@@ -271,7 +319,7 @@ impl Flipped {
 }
 
 impl Operator for Exists {
-    fn step(&mut self, mut inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
+    fn step(&mut self, mut inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let mut out = Vec::new();
         let tallies = if inputs.len() > 2 { inputs.remove(2) } else { Vec::new() };
         let rows = std::mem::take(&mut inputs[self.side]);
@@ -285,6 +333,7 @@ impl Operator for Exists {
         for change in rows.iter().filter(|change| !change.is_empty()) {
             self.apply_rows(change, &mut out)?;
         }
+        self.forget(context)?;
         Ok(out)
     }
 
@@ -309,7 +358,7 @@ impl Operator for Exists {
             let (change, _) = self.tests.saved_parts(batch)?;
             let hashes = self.hasher.hashes(change.rows.columns(), change.len())?;
             let mine = (0..change.len()).filter(|row| shard.has(hashes[*row])).map(|row| row as u64);
-            self.tests.apply(&change.take(&UInt64Array::from_iter_values(mine))?, Matches::More(&[]))?;
+            self.apply_to_tests(&change.take(&UInt64Array::from_iter_values(mine))?, Matches::More(&[]))?;
         }
         if !shard.moved {
             self.tests.mark_saved();
@@ -324,7 +373,8 @@ impl Operator for Exists {
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.rows.count() + self.tests.rows().len(), self.rows.bytes() + self.tests.bytes())
+        let expiry = self.tests_expiry.as_ref().map_or(0, Expiry::bytes);
+        (self.rows.count() + self.tests.rows().len(), self.rows.bytes() + self.tests.bytes() + expiry)
     }
 
     fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {

@@ -17,12 +17,14 @@ use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::HashMap;
 
 use super::arrangement::Side;
+use super::expiry::Expiry;
 use super::keys::{KeyHasher, evaluate_key, nulls};
 use super::multiset::Matches;
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, nullable, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
+use crate::planner::Eviction;
 
 /// What becomes of the rows of a side by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +121,7 @@ impl Join {
         plan: &Plan,
         rests: [bool; 2],
         append_only: [bool; 2],
-        output_append_only: bool,
+        (output_append_only, evict): (bool, &[Eviction]),
         state: &SessionState,
     ) -> Result<Self> {
         let joined = plan.left.schema().join(plan.right.schema())?;
@@ -129,7 +131,14 @@ impl Join {
         let pairs = matches!(plan.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
         let side = |at: usize, schema: &DFSchema| {
             // What a side at rest will never ask for is not stored.
-            Side::new(nullable(schema.as_arrow()), append_only[at], kept[at] != Kept::No, !rests[1 - at])
+            let (columns, counted, stored) = (nullable(schema.as_arrow()), kept[at] != Kept::No, !rests[1 - at]);
+            match evict.iter().find(|eviction| eviction.input == at) {
+                Some(eviction) => {
+                    let expiry = Expiry::new(eviction, physical(&eviction.value, schema, state)?, state)?;
+                    Side::forgetting(columns, counted, stored, expiry)
+                }
+                None => Side::new(columns, append_only[at], counted, stored),
+            }
         };
         Ok(Self {
             sides: [side(0, plan.left.schema())?, side(1, plan.right.schema())?],
@@ -316,7 +325,7 @@ fn keep<T>(list: &mut Vec<T>, mask: &BooleanArray) {
 }
 
 impl Operator for Join {
-    fn step(&mut self, mut inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
+    fn step(&mut self, mut inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let mut out = Vec::new();
         for side in [self.first, 1 - self.first] {
             for change in std::mem::take(&mut inputs[side]) {
@@ -324,6 +333,9 @@ impl Operator for Join {
                     self.apply(side, &change, &mut out)?;
                 }
             }
+        }
+        for (side, exprs) in self.sides.iter_mut().zip(&self.exprs) {
+            forget(side, exprs, &self.hasher, context)?;
         }
         if self.append_only {
             // An inserted row that matches rows of weight n stands n times.
@@ -355,6 +367,18 @@ impl Operator for Join {
         }
         Ok(freed)
     }
+}
+
+/// Forgets the rows of a side that are over.
+pub(super) fn forget(
+    side: &mut Side,
+    exprs: &[Arc<dyn PhysicalExpr>],
+    hasher: &KeyHasher,
+    context: &EpochContext,
+) -> Result<()> {
+    let Some(gone) = side.over(context)? else { return Ok(()) };
+    let hashes = hasher.hashes(&evaluate_key(exprs, &gone.rows)?, gone.len())?;
+    side.add(&gone, &hashes, Matches::Of(&[]))
 }
 
 /// Puts back what was saved of a side, as far as it belongs to this shard.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
@@ -18,12 +18,13 @@ use datafusion::logical_expr::{Expr, Window as Plan};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::exchange::Exchange;
+use super::expiry::Expiry;
 use super::keys::{KeyHasher, evaluate, evaluate_key};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, nullable, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
-use crate::planner::{Rank, RankLimit, ranked_by};
+use crate::planner::{Eviction, Rank, RankLimit, ranked_by};
 
 /// Rows that are saved in one batch.
 const BLOCK: usize = 32 * 1024;
@@ -65,6 +66,8 @@ pub(super) struct Ranking {
     /// What has changed since the last checkpoint, as it was then.
     fresh: BTreeMap<Key, Entry>,
     saved_rows: usize,
+    /// When a partition, by how its keys begin, can be forgotten.
+    expiry: Option<Expiry<Key>>,
 }
 
 impl Part {
@@ -88,7 +91,7 @@ impl Ranking {
     pub(super) fn new(
         window: &Plan,
         (ranks, limit): (&[Rank], RankLimit),
-        input_grows: bool,
+        (input_grows, evict): (bool, &[Eviction]),
         state: &SessionState,
     ) -> Result<Self> {
         let input = window.input.schema();
@@ -97,6 +100,7 @@ impl Ranking {
             let field = SortField::new_with_options(expr.data_type(input.as_arrow())?, options);
             Ok((expr, field))
         };
+        let expiry = evict.first().map(|evict| Expiry::new(evict, physical(&evict.value, input, state)?, state));
         let (partition, order) = ranked_by(window);
         let partition = partition.iter().map(|expr| of(expr, SortOptions::default())).collect::<Result<Vec<_>>>()?;
         let order =
@@ -116,6 +120,7 @@ impl Ranking {
             bytes: 0,
             fresh: BTreeMap::new(),
             saved_rows: 0,
+            expiry: expiry.transpose()?,
         })
     }
 
@@ -136,6 +141,21 @@ impl Ranking {
             (parts.concat().into_boxed_slice(), entry)
         };
         Ok((0..change.len()).map(key).collect())
+    }
+
+    /// Notes when the partitions of rows can be forgotten that have no rows yet.
+    fn note(&mut self, change: &Changes, keys: &[(Key, Entry)], noted: &mut BTreeSet<Key>) -> Result<()> {
+        let Some(expiry) = &mut self.expiry else { return Ok(()) };
+        let values = expiry.values(&change.rows)?;
+        for (row, (key, entry)) in keys.iter().enumerate().filter(|(row, _)| !values.is_null(*row)) {
+            let prefix = &key[..entry.order as usize];
+            let range = self.rows.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+            let known = range.take(1).any(|(key, _)| key.starts_with(prefix));
+            if !known && noted.insert(prefix.into()) {
+                expiry.push(values.value(row), prefix.into());
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, key: Key, more: Entry) {
@@ -233,10 +253,13 @@ impl Ranking {
 }
 
 impl Operator for Ranking {
-    fn step(&mut self, inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
+    fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let mut keys = Vec::new();
+        let mut noted = BTreeSet::new();
         for change in inputs.iter().flatten() {
-            keys.extend(self.keys(change)?);
+            let more = self.keys(change)?;
+            self.note(change, &more, &mut noted)?;
+            keys.extend(more);
         }
         let touched: BTreeSet<Key> = keys.iter().map(|(key, entry)| key[..entry.order as usize].into()).collect();
         let mut difference: BTreeMap<Ranked, (u32, i64)> = BTreeMap::new();
@@ -258,6 +281,10 @@ impl Operator for Ranking {
             if let Some(behind) = behind.filter(|_| self.input_grows) {
                 self.forget(prefix, &behind);
             }
+        }
+        let over = self.expiry.as_mut().map(|expiry| expiry.over(context)).transpose()?;
+        for (_, prefix) in over.unwrap_or_default() {
+            self.forget(&prefix, &prefix);
         }
         self.output(&difference)
     }
@@ -282,12 +309,16 @@ impl Operator for Ranking {
     }
 
     fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+        let mut noted = BTreeSet::new();
         for batch in saved.iter().flatten() {
             let change = Changes::from_weight_column(batch)?;
             let rows = with_columns(&self.input, change.rows.columns().to_vec(), change.len())?;
             let change = Changes { rows, weights: change.weights };
             let hashes = self.hasher.hashes(&evaluate_key(&self.partition.exprs, &change.rows)?, change.len())?;
-            for ((key, entry), hash) in self.keys(&change)?.into_iter().zip(hashes) {
+            let keys = self.keys(&change)?;
+            // Also of partitions of other shards: there is nothing to be forgotten of them then.
+            self.note(&change, &keys, &mut noted)?;
+            for ((key, entry), hash) in keys.into_iter().zip(hashes) {
                 if shard.has(hash) {
                     self.add(key, entry);
                 }
@@ -302,6 +333,7 @@ impl Operator for Ranking {
 
     fn size(&self) -> (usize, usize) {
         // The map has about two thirds of its places taken, each a pointer, a length and an entry.
-        (self.rows.len(), self.bytes + self.rows.len() * 48)
+        let expiry = self.expiry.as_ref().map_or(0, Expiry::bytes);
+        (self.rows.len(), self.bytes + self.rows.len() * 48 + expiry)
     }
 }

@@ -16,13 +16,15 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::arrangement::Side;
 use super::exchange::Exchange;
-use super::join::restore_side;
+use super::expiry::Expiry;
+use super::join::{forget, restore_side};
 use super::keys::{KeyHasher, evaluate_key};
 use super::multiset::{Matches, Multiset};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, consolidate, nullable, repeat, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
+use crate::planner::Eviction;
 use crate::planner::placeholder::Prepared;
 
 /// The partitions of one shard.
@@ -44,6 +46,7 @@ impl Window {
         logical: &LogicalPlan,
         partition: &[Expr],
         input: &DFSchema,
+        evict: &[Eviction],
         state: &SessionState,
     ) -> Result<Self> {
         let output = nullable(logical.schema().as_arrow());
@@ -52,6 +55,13 @@ impl Window {
             Ok(Field::new(format!("key{at}"), expr.data_type(input.as_arrow())?, true))
         };
         let key = Arc::new(Schema::new(partition.iter().enumerate().map(field).collect::<Result<Vec<_>>>()?));
+        let results = match evict.first() {
+            Some(eviction) => {
+                let expiry = Expiry::new(eviction, physical(&eviction.value, input, state)?, state)?;
+                Side::forgetting(Arc::clone(&output), false, true, expiry)?
+            }
+            None => Side::new(Arc::clone(&output), false, false, true)?,
+        };
         Ok(Self {
             logical: logical.clone(),
             plan: None,
@@ -59,7 +69,7 @@ impl Window {
             hasher: KeyHasher::new(key.fields().iter().map(|field| field.data_type().clone()))?,
             key,
             input: nullable(input.as_arrow()),
-            results: Side::new(Arc::clone(&output), false, false, true)?,
+            results,
             output,
         })
     }
@@ -129,7 +139,10 @@ impl Window {
 impl Operator for Window {
     fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let changes: Vec<Changes> = inputs.into_iter().flatten().collect();
-        let Some(change) = consolidate(&self.input, &changes)? else { return Ok(Vec::new()) };
+        let Some(change) = consolidate(&self.input, &changes)? else {
+            forget(&mut self.results, &self.partition, &self.hasher, context)?;
+            return Ok(Vec::new());
+        };
         let old = self.touched(&change)?;
         let mut rows = self.inputs(&old)?;
         rows.push(change);
@@ -142,10 +155,13 @@ impl Operator for Window {
             let weights = Int64Array::from_iter_values((0..change.len()).map(|row| -change.weight(row)));
             all.push(Changes::weighted(change.rows, weights));
         }
-        let Some(difference) = consolidate(&self.output, &all)? else { return Ok(Vec::new()) };
-        let hashes = self.hasher.hashes(&evaluate_key(&self.partition, &difference.rows)?, difference.len())?;
-        self.results.add(&difference, &hashes, Matches::Of(&[]))?;
-        Ok(vec![difference])
+        let difference = consolidate(&self.output, &all)?;
+        if let Some(difference) = &difference {
+            let hashes = self.hasher.hashes(&evaluate_key(&self.partition, &difference.rows)?, difference.len())?;
+            self.results.add(difference, &hashes, Matches::Of(&[]))?;
+        }
+        forget(&mut self.results, &self.partition, &self.hasher, context)?;
+        Ok(difference.into_iter().collect())
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {

@@ -33,7 +33,8 @@ pub const MACRO: &str = "fuse.macro";
 pub const VARIABLE: &str = "fuse.variable";
 /// The function `*COLUMNS(…)`: all columns as arguments of one call.
 pub const UNPACK: &str = "fuse.columns";
-
+/// The columns of PARTITION BY, as the last argument of SESSION.
+pub const PARTITION: &str = "fuse.partition";
 /// LIMIT of so many rows of a hundred.
 pub const PERCENT: &str = "fuse.percent";
 

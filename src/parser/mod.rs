@@ -18,6 +18,7 @@ mod names;
 mod refuse;
 mod respell;
 mod stream;
+mod time_windows;
 
 use std::collections::HashMap;
 
@@ -32,6 +33,7 @@ pub use dialect::{FuseDialect, call};
 pub use lex::{Lexeme, LexemeKind, is_complete, lex};
 pub use locate::locate;
 pub use mark::is_mark;
+pub use time_windows::TIME_WINDOWS;
 
 use crate::config::NESTING_LIMIT;
 use crate::error::{Error, Result, Span};
@@ -54,6 +56,8 @@ pub struct Statement {
     pub span: Span,
     /// EXPLAIN INCREMENTAL stood before it.
     pub incremental: bool,
+    /// EMIT FINAL stood behind it.
+    pub emits_final: bool,
 }
 
 impl Statement {
@@ -158,7 +162,8 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
     let mut tokens: Vec<TokenWithSpan> =
         tokens.iter().cloned().map(|token| substitute(token, &reading.defines)).collect();
     let incremental = stream::take_explain_incremental(&mut tokens);
-    stream::complete_create(&mut tokens);
+    stream::complete_create(&mut tokens)?;
+    let emits_final = stream::take_emit(&mut tokens)?;
     friendly::drop_trailing_commas(&mut tokens);
     if chosen.is_none() {
         respell::respell(&mut tokens)?;
@@ -180,7 +185,7 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
     }
     refuse::check(&mut body).map_err(|error| error.at(span))?;
     names::name_items(&mut body);
-    Ok(Some(Statement { body, span, incremental }))
+    Ok(Some(Statement { body, span, incremental, emits_final }))
 }
 
 /// The last parenthesis or bracket that is opened and not closed.

@@ -21,6 +21,7 @@ pub(super) fn respell(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
     tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
     let mut text = Text { tokens: std::mem::take(tokens) };
     text.definitions();
+    text.time_windows();
     text.insert_by_name();
     text.filters();
     text.json_arrows();
@@ -54,7 +55,7 @@ fn is_trigger(token: &Token) -> bool {
         "LIKE",
         "TABLESAMPLE",
     ];
-    const MORE: [&str; 5] = ["ILIKE", "GLOB", "SIMILAR", "LIMIT", "FILTER"];
+    const MORE: [&str; 8] = ["ILIKE", "GLOB", "SIMILAR", "LIMIT", "FILTER", "TUMBLE", "HOP", "SESSION"];
     let known = |word: &Word| WORDS.iter().chain(&MORE).any(|known| word.value.eq_ignore_ascii_case(known));
     *token == Token::Arrow || matches!(token, Token::Word(word) if word.quote_style.is_none() && known(word))
 }
@@ -64,11 +65,11 @@ pub(super) struct Text {
     pub(super) tokens: Vec<TokenWithSpan>,
 }
 
-fn word(text: &str, span: Place) -> TokenWithSpan {
+pub(super) fn word(text: &str, span: Place) -> TokenWithSpan {
     TokenWithSpan { token: Token::make_keyword(text), span }
 }
 
-fn mark_word(name: &str, span: Place) -> TokenWithSpan {
+pub(super) fn mark_word(name: &str, span: Place) -> TokenWithSpan {
     TokenWithSpan { token: Token::make_word(name, Some('"')), span }
 }
 
@@ -95,7 +96,7 @@ impl Text {
     }
 
     /// The places from `from` on in the same parentheses, up to their end.
-    fn level(&self, from: usize) -> Vec<usize> {
+    pub(super) fn level(&self, from: usize) -> Vec<usize> {
         let mut depth = 0_i32;
         let mut places = Vec::new();
         for at in from..self.tokens.len() {
@@ -118,12 +119,12 @@ impl Text {
     }
 
     /// Where the parentheses end that `from` is in, or the statement.
-    fn end(&self, from: usize) -> usize {
+    pub(super) fn end(&self, from: usize) -> usize {
         self.level(from).last().map_or(from, |last| last + 1)
     }
 
     /// The first of these words behind `from` in the same parentheses.
-    fn find(&self, from: usize, words: &[&str]) -> Option<usize> {
+    pub(super) fn find(&self, from: usize, words: &[&str]) -> Option<usize> {
         self.level(from).into_iter().find(|at| words.iter().any(|word| self.is(*at, word)))
     }
 
@@ -131,7 +132,7 @@ impl Text {
         self.tokens.splice(range, new);
     }
 
-    fn is_open(&self, at: usize) -> bool {
+    pub(super) fn is_open(&self, at: usize) -> bool {
         self.token(at) == Some(&Token::LParen)
     }
 

@@ -12,14 +12,16 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{
-    Expr, FetchType, Filter, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
+    Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
 };
 
+use super::emit::EmitFinal;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::maintained::Maintained;
 use super::placeholder::Placeholder;
+use super::sessions::Sessions;
 use super::windows::{self, Rank, RankLimit};
-use super::{grouping, temporal};
+use super::{event_time, grouping, temporal};
 use crate::error::{Error, Result};
 use crate::source::stream::StreamTable;
 
@@ -77,6 +79,7 @@ pub fn differentiate(plans: &[LogicalPlan]) -> Result<IncrementalPlan> {
     let mut plan = builder.plan;
     fuse_stateless(&mut plan);
     prune_sources(&mut plan);
+    event_time::plan_evictions(&mut plan)?;
     Ok(plan)
 }
 
@@ -96,7 +99,7 @@ fn arrow_schema(schema: &DFSchemaRef) -> SchemaRef {
 
 impl Builder {
     pub(super) fn push(&mut self, op: Op, inputs: Vec<NodeId>, schema: SchemaRef, append_only: bool) -> NodeId {
-        self.plan.nodes.push(Node { op, inputs, schema, append_only });
+        self.plan.nodes.push(Node { op, inputs, schema, append_only, evict: Vec::new() });
         self.plan.nodes.len() - 1
     }
 
@@ -168,9 +171,25 @@ impl Builder {
             LogicalPlan::Limit(limit) => self.limit(plan, limit, schema),
             LogicalPlan::Sort(Sort { expr, input, fetch: Some(fetch) }) => self.top(expr, input, (0, *fetch), schema),
             LogicalPlan::Window(window) => self.window(plan, window, schema),
+            LogicalPlan::Extension(extension) => self.extension(plan, extension, schema),
             LogicalPlan::RecursiveQuery(_) => self.recompute_from_sources(plan, "a recursive query"),
             other => self.recompute(other, "no operator for it"),
         }
+    }
+
+    /// A node of ours.
+    fn extension(&mut self, plan: &LogicalPlan, extension: &Extension, schema: SchemaRef) -> Result<NodeId> {
+        if let Some(sessions) = extension.node.as_any().downcast_ref::<Sessions>() {
+            let input = self.node(&sessions.input)?;
+            return Ok(self.push(Op::Sessions { sessions: Box::new(sessions.clone()) }, vec![input], schema, false));
+        }
+        if let Some(EmitFinal { input, closed: Some((column, _)) }) = EmitFinal::of(plan) {
+            let node = self.node(input)?;
+            let columns = Arc::clone(input.schema());
+            let op = Op::Final { column: columns.index_of_column(column)?, input: columns };
+            return Ok(self.push(op, vec![node], schema, true));
+        }
+        self.recompute(plan, "no operator for it")
     }
 
     fn join(&mut self, plan: &LogicalPlan, join: &Join, schema: SchemaRef) -> Result<NodeId> {
@@ -369,7 +388,7 @@ fn fuse_stateless(plan: &mut IncrementalPlan) {
         plan.nodes[at].inputs = inputs;
         // Nothing reads it any more; it stays as an empty union, so that places hold.
         let schema = Arc::new(Schema::empty());
-        plan.nodes[input] = Node { op: Op::Union, inputs: Vec::new(), schema, append_only: true };
+        plan.nodes[input] = Node { op: Op::Union, inputs: Vec::new(), schema, append_only: true, evict: Vec::new() };
     }
 }
 
@@ -381,6 +400,11 @@ fn prune_sources(plan: &mut IncrementalPlan) {
             _ => None,
         });
         source.columns = scans.flatten().copied().collect();
+        if let Some((table, event_time)) = source.stream().and_then(|table| Some((table, table.watermark()?))) {
+            // Whether a row is late has to be known; one that is kept is kept whole.
+            let all = if event_time.keeps_late { 0..table.columns().fields().len() } else { 0..0 };
+            source.columns.extend(all.chain([event_time.column]));
+        }
         source.columns.sort_unstable();
         source.columns.dedup();
         if source.columns.is_empty() {

@@ -5,11 +5,14 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr, Window};
 
+use super::event_time::Eviction;
+use super::sessions::Sessions;
 use super::temporal::TimeBound;
 use super::upkeep;
 use super::windows::{Rank, RankLimit};
@@ -70,6 +73,8 @@ pub struct Node {
     pub schema: SchemaRef,
     /// It never retracts.
     pub append_only: bool,
+    /// What it forgets as watermarks rise.
+    pub evict: Vec<Eviction>,
 }
 
 /// What an operator does.
@@ -154,6 +159,18 @@ pub enum Op {
         /// Which rows are wanted.
         limit: RankLimit,
     },
+    /// SESSION windows.
+    Sessions {
+        /// As planned.
+        sessions: Box<Sessions>,
+    },
+    /// EMIT FINAL: each row once, when it cannot change any more.
+    Final {
+        /// The column that tells.
+        column: usize,
+        /// What it is over.
+        input: DFSchemaRef,
+    },
     /// All input is kept, and the result computed anew.
     Recompute {
         /// Its inputs are [`super::placeholder::Placeholder`]s.
@@ -204,6 +221,7 @@ impl Node {
                 Ok((Strategy::Full, "window functions without PARTITION BY".to_owned()))
             }
             Op::Window { .. } => Ok((Strategy::Group, "window functions".to_owned())),
+            Op::Sessions { .. } => Ok((Strategy::Group, "sessions".to_owned())),
             Op::Aggregate { aggregate } if !self.inputs.iter().all(|input| plan.nodes[*input].append_only) => {
                 let names = upkeep::recomputed(aggregate)?;
                 if names.is_empty() {
@@ -247,9 +265,34 @@ impl Op {
                 let exprs: Vec<String> = window.window_expr.iter().map(ToString::to_string).collect();
                 format!("First {} by {}", limit.rows, exprs.join(", "))
             }
+            Op::Sessions { sessions } => sessions.to_string(),
+            Op::Final { .. } => "Final rows".to_owned(),
             Op::Window { plan, .. } | Op::Recompute { plan, .. } => plan.display().to_string(),
         }
     }
+}
+
+/// The text with intervals of a fixed time as SQL writes them.
+fn plain_intervals(text: &str) -> String {
+    const OPEN: &str = "IntervalMonthDayNano(\"IntervalMonthDayNano { months: 0, days: 0, nanoseconds: ";
+    const CLOSE: &str = " }\")";
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(OPEN) {
+        plain.push_str(before);
+        match behind.split_once(CLOSE).and_then(|(nanos, behind)| Some((nanos.parse::<i64>().ok()?, behind))) {
+            Some((nanos, behind)) => {
+                let sign = if nanos < 0 { "-" } else { "" };
+                let _ = write!(plain, "INTERVAL '{sign}{:?}'", Duration::from_nanos(nanos.unsigned_abs()));
+                rest = behind;
+            }
+            None => {
+                plain.push_str(OPEN);
+                rest = behind;
+            }
+        }
+    }
+    plain + rest
 }
 
 impl fmt::Display for Step {
@@ -287,10 +330,13 @@ impl IncrementalPlan {
 
     fn explain_node(&self, node: NodeId, depth: usize, lines: &mut Vec<[String; 4]>) -> Result<()> {
         let node = &self.nodes[node];
-        let text = format!("{}{}", "  ".repeat(depth), node.op.describe(self));
+        let forgets: Vec<String> = node.evict.iter().map(ToString::to_string).collect();
+        let verb = if matches!(node.op, Op::Final { .. }) { "closed where" } else { "forgets" };
+        let forgets = if forgets.is_empty() { String::new() } else { format!("; {verb} {}", forgets.join(", ")) };
+        let text = format!("{}{}{forgets}", "  ".repeat(depth), node.op.describe(self));
         let (strategy, reason) = node.strategy(self)?;
         let retracts = if node.append_only { "append-only" } else { "retracts" };
-        lines.push([text, strategy.to_string(), retracts.to_owned(), reason]);
+        lines.push([plain_intervals(&text), strategy.to_string(), retracts.to_owned(), reason]);
         // NOT IN reads its right side twice.
         let shown = if matches!(node.op, Op::Join { .. }) { 2 } else { node.inputs.len() };
         node.inputs.iter().take(shown).try_for_each(|input| self.explain_node(*input, depth + 1, lines))
@@ -305,6 +351,11 @@ impl IncrementalPlan {
             }
         }
         Ok(found)
+    }
+
+    /// True if something is forgotten, or shown, as watermarks rise.
+    pub fn forgets(&self) -> bool {
+        self.nodes.iter().any(|node| !node.evict.is_empty())
     }
 
     /// The nodes that keep rows between epochs. A part of the state is named by a node's place among them, which

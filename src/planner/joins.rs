@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, Join, JoinConstraint, JoinOperator, Select, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 
+use super::time_windows::name_table;
 use crate::error::{Error, Span};
 use crate::parser::{is_mark, mark};
 
@@ -33,7 +34,7 @@ use crate::parser::{is_mark, mark};
 pub struct FriendlyJoins;
 
 /// Puts each ASOF JOIN into parentheses of its own, where [`FriendlyJoins`] sees it; names the side of bare
-/// SEMI and ANTI joins.
+/// SEMI and ANTI joins; makes a query of a table that is an argument of a window of time.
 pub(super) fn group(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Grouping);
 }
@@ -52,6 +53,7 @@ impl VisitorMut for Grouping {
         if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
             group_joins(table_with_joins, true);
         }
+        name_table(factor);
         ControlFlow::Continue(())
     }
 }

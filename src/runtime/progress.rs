@@ -26,6 +26,8 @@ pub struct Progress {
     pub rows_out: u64,
     /// Records that could not be read and were left out, since the pipeline began.
     pub skipped: u64,
+    /// Rows that were late and were left out, since the pipeline began.
+    pub late: u64,
     /// What waits in the sources.
     pub waiting: Waiting,
     /// When the oldest input was written that is not committed, in microseconds since 1970.
@@ -79,8 +81,8 @@ impl ProgressCell {
         });
     }
 
-    pub(super) fn skipped(&self, records: u64) {
-        self.change(|progress| progress.skipped = records);
+    pub(super) fn left_out(&self, bad: u64, late: u64) {
+        self.change(|progress| (progress.skipped, progress.late) = (bad, late));
     }
 
     pub(super) fn checkpointed(&self, epoch: Epoch, bytes: u64) {

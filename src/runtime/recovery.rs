@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::event_time::EventTime;
 use super::{Pipeline, ProgressCell, RunOptions, Runner};
 use crate::checkpoint::{Cost, EpochRecord, Identity, Logs, StateStore};
 use crate::clock::now_micros;
@@ -53,7 +54,10 @@ impl<'a> Runner<'a> {
             }
         }
         let epoch = store.last().epoch;
-        let context = EpochContext { epoch, runtime: Handle::current(), state };
+        let mut event_time = EventTime::new(&plan, now);
+        event_time.restore(&parts)?;
+        let watermarks = event_time.watermarks();
+        let context = EpochContext { epoch, runtime: Handle::current(), state, watermarks };
         Ok(Self {
             time,
             plan,
@@ -69,6 +73,8 @@ impl<'a> Runner<'a> {
             id: identity.id,
             locked: lock.is_held(),
             skipped: BTreeMap::new(),
+            late: BTreeMap::new(),
+            event_time,
             evolved: BTreeMap::new(),
             cost: Cost::default(),
             epoch,
@@ -89,6 +95,7 @@ impl<'a> Runner<'a> {
             sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
         }
         self.skipped = committed.skipped;
+        self.late = committed.late;
         self.cost = committed.cost;
         for record in &begun {
             let shown = record.epoch <= committed.epoch && !planted("control.forget_commits");
@@ -109,7 +116,8 @@ impl Runner<'_> {
         if self.locked || last == 0 {
             return Ok(None);
         }
-        let record = EpochRecord { epoch: last + 1, now_micros: now_micros(), sources: BTreeMap::new() };
+        let (sources, watermarks) = (BTreeMap::new(), BTreeMap::new());
+        let record = EpochRecord { epoch: last + 1, now_micros: now_micros(), sources, watermarks };
         self.logs.begin(&record).await?;
         Ok(Some(record))
     }

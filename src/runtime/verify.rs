@@ -14,21 +14,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::{ViewTable, provider_as_source, source_as_provider};
 use datafusion::execution::memory_pool::PeakRecordingPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 
 use super::Pipeline;
+use super::event_time::{EventTime, late_ranges};
 use crate::change::Changes;
 use crate::checkpoint::{Commit, Cost, EpochRecord, Identity, Logs, StateStore};
 use crate::clock::{Stopwatch, now_micros};
 use crate::durable::Folder;
 use crate::error::{Error, Result};
-use crate::offset::{Epoch, OffsetRange};
-use crate::planner::{Maintained, Op};
-use crate::source::stream::{Open, StreamTable, TakenTable};
+use crate::offset::{ENDED, Epoch, OffsetRange};
+use crate::operator::expiry::Horizon;
+use crate::planner::{Bound, EmitFinal, Maintained, Op, SourceNode, Term};
+use crate::source::stream::{LateRanges, Open, StreamTable, TakenTable};
+use crate::times::in_type;
 
 pub use difference::{Difference, sample};
 
@@ -92,7 +96,8 @@ pub async fn verify(mut pipeline: Pipeline, folder: &Folder) -> Result<Verdict> 
         taken.push(source.taken().map_err(|error| gone(error, &node.name))?);
     }
     let mut notes = Vec::new();
-    let (batches, batch) = rerun(&pipeline, folder, &taken).await?;
+    let input = Input { late: late(&pipeline, &still)?, watermarks: watermarks(&pipeline, &still).await?, taken };
+    let (batches, batch) = rerun(&pipeline, folder, &input).await?;
     let mut statements = Vec::new();
     for (at, rows) in batches.iter().enumerate() {
         statements.push(compare(&mut pipeline, at, rows).await?);
@@ -105,7 +110,11 @@ pub async fn verify(mut pipeline: Pipeline, folder: &Folder) -> Result<Verdict> 
     let epoch = still.committed.epoch;
     let tells_time = pipeline.statements.iter().any(|one| is_volatile(&one.plan));
     let at_rest = pipeline.plan.nodes.iter().any(|node| matches!(node.op, Op::Static { .. }));
-    probe::probe(pipeline, still, &taken, &batches, &mut statements, &mut notes).await?;
+    if !still.committed.late.is_empty() {
+        let late: u64 = still.committed.late.values().sum();
+        notes.push(format!("rows that were late were left out, here as well: {late}"));
+    }
+    probe::probe(pipeline, still, &input, &batches, &mut statements, &mut notes).await?;
     let mut verdict = Verdict { epoch, statements, batch, epochs, notes };
     if at_rest && !verdict.is_equal() {
         let note = "tables at rest were read when the pipeline began, and here as they are now";
@@ -116,6 +125,42 @@ pub async fn verify(mut pipeline: Pipeline, folder: &Folder) -> Result<Verdict> 
         verdict.notes.push(note.to_owned());
     }
     Ok(verdict)
+}
+
+/// What the epochs have read.
+struct Input {
+    /// Of each source.
+    taken: Vec<OffsetRange>,
+    /// What of that was late, by source.
+    late: Vec<LateRanges>,
+    /// Where the watermark of each source stands in the end.
+    watermarks: Vec<i64>,
+}
+
+/// What has brought late rows: what checkpoints say of it, and all epochs behind them.
+fn late(pipeline: &Pipeline, still: &Still) -> Result<Vec<LateRanges>> {
+    let known = late_ranges(&still.parts)?;
+    let of = |node: &SourceNode| {
+        let Some(watermark) = node.stream().and_then(StreamTable::watermark) else { return LateRanges::default() };
+        let known = known.iter().filter(|late| late.source == node.name);
+        let known = known.map(|late| (late.range.clone(), late.watermark));
+        let behind = still
+            .begun
+            .iter()
+            .filter_map(|record| Some((record.sources.get(&node.name)?.clone(), *record.watermarks.get(&node.name)?)));
+        LateRanges { ranges: known.chain(behind).collect(), column: watermark.column }
+    };
+    Ok(pipeline.plan.sources.iter().map(of).collect())
+}
+
+/// Where the watermarks stand behind the last epoch.
+async fn watermarks(pipeline: &Pipeline, still: &Still) -> Result<Vec<i64>> {
+    let mut event_time = EventTime::new(&pipeline.plan, 0);
+    event_time.restore(&still.parts)?;
+    for record in &still.begun {
+        event_time.admit(record, probe::read_record(pipeline, record).await?)?;
+    }
+    Ok(event_time.watermarks())
 }
 
 /// True if a query has other answers at other times.
@@ -156,7 +201,7 @@ async fn open(pipeline: &mut Pipeline, folder: &Folder) -> Result<Still> {
 }
 
 /// The rows of each statement, as a batch over these ranges of the sources.
-async fn rerun(pipeline: &Pipeline, folder: &Folder, taken: &[OffsetRange]) -> Result<(Vec<Vec<RecordBatch>>, Cost)> {
+async fn rerun(pipeline: &Pipeline, folder: &Folder, input: &Input) -> Result<(Vec<Vec<RecordBatch>>, Cost)> {
     let watch = Stopwatch::start();
     let read = Arc::new(AtomicU64::new(0));
     let env = pipeline.batch.runtime_env();
@@ -165,7 +210,7 @@ async fn rerun(pipeline: &Pipeline, folder: &Folder, taken: &[OffsetRange]) -> R
     let state = SessionStateBuilder::new_from_existing(pipeline.batch.clone()).with_runtime_env(env).build();
     let mut results = Vec::new();
     for statement in &pipeline.statements {
-        let plan = over_taken(statement.plan.clone(), pipeline, folder, taken, &read)?;
+        let plan = over_taken(statement.plan.clone(), pipeline, folder, input, &read)?;
         results.push(run(&state, &plan).await?);
     }
     let micros = u64::try_from(watch.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -183,14 +228,18 @@ fn over_taken(
     plan: LogicalPlan,
     pipeline: &Pipeline,
     folder: &Folder,
-    taken: &[OffsetRange],
+    input: &Input,
     read: &Arc<AtomicU64>,
 ) -> Result<LogicalPlan> {
     let replaced = plan.transform_up_with_subqueries(|node| {
+        if let Some(EmitFinal { input: rows, closed: Some((column, bound)) }) = EmitFinal::of(&node) {
+            let closed = closed(pipeline, input, column, bound, rows.schema())?;
+            return Ok(Transformed::yes(LogicalPlanBuilder::from(LogicalPlan::clone(rows)).filter(closed)?.build()?));
+        }
         let LogicalPlan::TableScan(mut scan) = node else { return Ok(Transformed::no(node)) };
         let table = source_as_provider(&scan.source)?;
         if let Some(view) = table.downcast_ref::<Maintained>() {
-            let plan = over_taken(view.plan().clone(), pipeline, folder, taken, read)?;
+            let plan = over_taken(view.plan().clone(), pipeline, folder, input, read)?;
             scan.source = provider_as_source(Arc::new(ViewTable::new(plan, None)));
             return Ok(Transformed::yes(LogicalPlan::TableScan(scan)));
         }
@@ -199,14 +248,34 @@ fn over_taken(
         };
         let at = pipeline.plan.sources.iter().position(|source| Arc::ptr_eq(&source.table, &table));
         // Of a source that no node reads any more, nothing is needed.
-        let range = at.map_or(OffsetRange::Files(Vec::new()), |at| taken[at].clone());
+        let range = at.map_or(OffsetRange::Files(Vec::new()), |at| input.taken[at].clone());
+        let late = at.map_or_else(LateRanges::default, |at| input.late[at].clone());
         let open = opener(pipeline, &table, folder, at.unwrap_or_default());
         let rows: Arc<dyn TableProvider> =
-            Arc::new(TakenTable::new(Arc::clone(stream.columns()), range, open, Arc::clone(read)));
+            Arc::new(TakenTable::new(Arc::clone(stream.columns()), range, open, late, Arc::clone(read)));
         scan.source = provider_as_source(rows);
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;
     Ok(replaced.data)
+}
+
+/// Which rows EMIT FINAL has shown.
+fn closed(pipeline: &Pipeline, input: &Input, column: &Column, bound: &Bound, rows: &DFSchema) -> Result<Expr> {
+    // The bound knows the sources by the plan that it was found in.
+    let here = |term: &Term| {
+        let at = pipeline.plan.sources.iter().position(|source| source.name == term.table);
+        Ok(Term { source: at.ok_or_else(|| Error::query("a watermark of no source"))?, ..term.clone() })
+    };
+    let bound = bound.iter().map(here).collect::<Result<Bound>>()?;
+    let column = Expr::Column(column.clone());
+    Ok(match Horizon::new(&bound, &pipeline.state)?.at(&input.watermarks)? {
+        None => lit(false),
+        Some(ENDED) => column.is_not_null(),
+        Some(limit) => {
+            let kind = column.get_type(rows)?;
+            column.lt(Expr::Literal(ScalarValue::try_from_array(&in_type(limit, &kind)?, 0)?, None))
+        }
+    })
 }
 
 fn opener(pipeline: &Pipeline, table: &Arc<dyn TableProvider>, folder: &Folder, at: usize) -> Open {

@@ -31,7 +31,7 @@ use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::folder::listing_of;
 use crate::function::with_epoch_time;
-use crate::planner::{self, IncrementalPlan, Maintained, Target};
+use crate::planner::{self, EmitFinal, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
 use crate::source::stream::{Look, open_source};
@@ -100,8 +100,11 @@ impl Session {
     }
 
     /// Takes a statement into the pipeline.
-    pub(super) fn defer(&self, plan: LogicalPlan, target: Option<Target>) -> Result<Outcome> {
-        let continuous = self.continuous(plan, target)?;
+    pub(super) fn defer(&self, plan: LogicalPlan, target: Option<Target>, emits_final: bool) -> Result<Outcome> {
+        let mut continuous = self.continuous(plan, target)?;
+        if emits_final {
+            continuous.plan = EmitFinal::plan(continuous.plan);
+        }
         let read = planner::maintained_views(&continuous.plan)?;
         self.views.lock().unwrap_or_else(PoisonError::into_inner).retain(|view| !read.contains(view));
         let mut all = self.continuous.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +113,7 @@ impl Session {
     }
 
     /// Makes a materialized view over growing tables; false if it is over tables at rest.
-    pub(super) fn maintain(&self, view: &CreateView) -> Result<bool> {
+    pub(super) fn maintain(&self, view: &CreateView, emits_final: bool) -> Result<bool> {
         if !planner::is_continuous(&view.input)? {
             return Ok(false);
         }
@@ -122,6 +125,7 @@ impl Session {
             self.context.deregister_table(view.name.clone())?;
         }
         let plan = LogicalPlan::clone(&view.input);
+        let plan = if emits_final { EmitFinal::plan(plan) } else { plan };
         self.context.register_table(view.name.clone(), Arc::new(Maintained::new(plan)))?;
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(view.name.table().to_owned());
         Ok(true)
@@ -203,7 +207,8 @@ impl Session {
         let state = self.pipeline_state();
         let time = EpochTime::default();
         let plans = statements.iter().map(|statement| optimised(&state, statement.plan.clone(), &time));
-        let plan = planner::differentiate(&plans.collect::<Result<Vec<_>>>()?)?;
+        let plans = plans.collect::<Result<Vec<_>>>()?;
+        let plan = planner::differentiate(&plans)?;
         let recomputed = self.recomputed(&plan)?;
         refuse_shared_pipes(&plan)?;
         let open = source_opener(&self.stores, &state);
@@ -231,11 +236,12 @@ impl Session {
         }
         let shards = threads(&self.settings());
         let (plan, batch) = (Arc::new(plan), self.context.state());
-        let planned = |Continuous { plan, target }| Planned {
-            plan,
-            target: target.map_or_else(|| "console".to_owned(), |target| target.text),
+        let planned = |(Continuous { plan, target }, optimised): (Continuous, LogicalPlan)| -> Result<Planned> {
+            // Which rows are final is known of the optimised plan.
+            let plan = if planner::emits_final(&optimised)? { optimised } else { plan };
+            Ok(Planned { plan, target: target.map_or_else(|| "console".to_owned(), |target| target.text) })
         };
-        let statements = statements.into_iter().map(planned).collect();
+        let statements = statements.into_iter().zip(plans).map(planned).collect::<Result<_>>()?;
         Ok(Some(Pipeline {
             plan,
             sources,
@@ -308,12 +314,13 @@ impl Session {
     }
 
     /// EXPLAIN INCREMENTAL.
-    pub(super) async fn explain_incremental(&self, plan: LogicalPlan) -> Result<Outcome> {
+    pub(super) async fn explain_incremental(&self, plan: LogicalPlan, emits_final: bool) -> Result<Outcome> {
         let plan = match plan {
             LogicalPlan::Copy(copy) => LogicalPlan::clone(&copy.input),
             LogicalPlan::Dml(dml) => LogicalPlan::clone(&dml.input),
             plan => plan,
         };
+        let plan = if emits_final { EmitFinal::plan(plan) } else { plan };
         let optimised = optimised(&self.pipeline_state(), plan, &EpochTime::default())?;
         let batch = explained(&planner::differentiate(&[optimised])?)?;
         let (state, plan) = self.context.read_batch(batch)?.into_parts();
@@ -324,7 +331,7 @@ impl Session {
 /// The plan of a statement and those of the views that it reads, optimised, with the epoch's time.
 fn optimised(state: &SessionState, plan: LogicalPlan, time: &EpochTime) -> Result<LogicalPlan> {
     let plan = planner::map_views(plan, &|view| optimised(state, view.clone(), time))?;
-    Ok(state.optimize(&with_epoch_time(plan, time)?)?)
+    planner::place_final(state.optimize(&with_epoch_time(plan, time)?)?)
 }
 
 /// A pipe gives its bytes once.

@@ -10,6 +10,7 @@ mod decode;
 mod files;
 mod follow;
 mod generate;
+mod late;
 mod listing;
 mod nexmark;
 mod options;
@@ -31,9 +32,10 @@ use crate::error::{Error, Result};
 use crate::offset::OffsetRange;
 use crate::source::infer::widen;
 
-pub use bad::{BadRecord, OnError, bury, unbury};
-pub use options::{Limits, StreamOptions, csv_options};
-pub use table::{Look, Remembered, STANDARD_INPUT, StreamFactory, StreamTable};
+pub use bad::{BadRecord, OnError, bury, bury_late, unbury};
+pub use late::{LateRanges, LateRows};
+pub use options::{EventTime, Limits, StreamOptions, csv_options};
+pub use table::{Look, Remembered, STANDARD_INPUT, StreamFactory, StreamTable, Watermark};
 pub use taken::{Open, TakenTable, pieces};
 
 /// What a range gave.
@@ -139,6 +141,11 @@ pub trait Source: Send + Sync {
 
     /// True when nothing can come any more.
     fn is_finished(&self) -> bool {
+        false
+    }
+
+    /// True when the input has ended, so that nothing would come in a later run either.
+    fn is_ended(&self) -> bool {
         false
     }
 

@@ -144,7 +144,7 @@ impl Grammar<'_, '_> {
             return self.base();
         }
         let below = depth - 1;
-        match self.choices.pick(20) {
+        match self.choices.pick(21) {
             0 => self.base(),
             1 => self.filter(below),
             2 => self.project(below),
@@ -158,6 +158,7 @@ impl Grammar<'_, '_> {
             16 => self.scalar(below),
             17 => self.correlated(below),
             18 => self.twice(below),
+            19 => self.timed(below),
             _ => self.unnest(),
         }
     }
@@ -428,6 +429,26 @@ impl Grammar<'_, '_> {
         let (from, columns) = self.from(&windowed);
         let last = columns.last().map(|(name, _)| name.clone()).unwrap_or_default();
         self.select(columns, &format!("{from} WHERE {last} <= 2"), "")
+    }
+
+    /// Days in windows of time. HOP is of a table, as UNNEST is.
+    fn timed(&mut self, depth: usize) -> Relation {
+        let kind = self.choices.pick(4);
+        let input = if kind == 1 { self.base() } else { self.relation(depth) };
+        let Some(day) = input.columns.iter().find(|column| column.kind == Kind::Date) else { return input };
+        let (table, day) = (format!("TABLE ({})", input.sql), format!("DESCRIPTOR({})", day.name));
+        let key = input.columns.iter().find(|column| !matches!(column.kind, Kind::Float | Kind::Date));
+        let call = match (kind, key) {
+            (0, _) => format!("TUMBLE({table}, {day}, INTERVAL '7 days')"),
+            (1, _) => format!("HOP({table}, {day}, INTERVAL '30 days', INTERVAL '90 days')"),
+            (2, Some(key)) => format!("SESSION({table} PARTITION BY {}, {day}, INTERVAL '59 days')", key.name),
+            _ => format!("SESSION({table}, {day}, INTERVAL '58 days')"),
+        };
+        let name = self.name("w");
+        let mut list: Vec<(String, Kind)> =
+            input.columns.iter().map(|column| (format!("{name}.{}", column.name), column.kind)).collect();
+        list.extend(["start", "end"].map(|part| (format!("CAST({name}.window_{part} AS DATE)"), Kind::Date)));
+        self.select(list, &format!("{call} AS {name}"), "")
     }
 
     fn top(&mut self, depth: usize) -> Relation {

@@ -100,13 +100,18 @@ impl Counted {
         Ok(Arc::clone(&columns[0]))
     }
 
-    fn extreme(&self, group: u32) -> Option<&Key> {
+    /// A group's values, in their order.
+    fn keys_of(&self, group: u32) -> impl DoubleEndedIterator<Item = &Key> {
         let first: Key = group.to_be_bytes().into();
         let range = match group.checked_add(1) {
             Some(next) => self.counts.range(first..next.to_be_bytes().into()),
             None => self.counts.range(first..),
         };
-        let mut keys = range.map(|(key, _)| key);
+        range.map(|(key, _)| key)
+    }
+
+    fn extreme(&self, group: u32) -> Option<&Key> {
+        let mut keys = self.keys_of(group);
         if matches!(self.role, Role::Least) { keys.next() } else { keys.next_back() }
     }
 }
@@ -196,6 +201,16 @@ impl Fold for Counted {
         if let Role::Distinct(sums) = &mut self.role {
             sums.remove(group);
         }
+    }
+
+    fn forget(&mut self, group: u32) -> Result<()> {
+        let keys: Vec<Key> = self.keys_of(group).cloned().collect();
+        for key in keys {
+            self.set(key.clone(), 0);
+            self.changed.insert(key);
+        }
+        self.remove(group);
+        Ok(())
     }
 
     fn fields(&self) -> Vec<FieldRef> {

@@ -71,8 +71,14 @@ pub(super) trait Fold: Send {
     /// The results of these groups, as they were when last settled; a column for each function.
     fn results(&self, groups: &[u32]) -> Result<Vec<ArrayRef>>;
 
-    /// A group is gone.
+    /// A group is gone, after all its rows.
     fn remove(&mut self, group: u32);
+
+    /// A group is forgotten, with its rows.
+    fn forget(&mut self, group: u32) -> Result<()> {
+        self.remove(group);
+        Ok(())
+    }
 
     /// The columns of [`Fold::states`].
     fn fields(&self) -> Vec<FieldRef>;

@@ -148,6 +148,16 @@ impl Fold for Rows {
         }
     }
 
+    fn forget(&mut self, group: u32) -> Result<()> {
+        let hash = hash_of_number(group);
+        let slots: Vec<u32> = self.side.chain(hash).collect();
+        let weights = slots.iter().map(|slot| -self.side.weight(*slot));
+        let gone = Changes::weighted(self.side.gather(&slots)?, Int64Array::from_iter_values(weights));
+        self.side.add(&gone, &vec![hash; slots.len()], Matches::Of(&[]))?;
+        self.remove(group);
+        Ok(())
+    }
+
     fn fields(&self) -> Vec<FieldRef> {
         self.result_schema.fields().to_vec()
     }

@@ -124,6 +124,22 @@ pub(super) fn select_all(from: Vec<TableWithJoins>) -> Select {
     select(vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())], from)
 }
 
+/// A table by its name.
+pub(super) fn table(name: ObjectName) -> TableFactor {
+    TableFactor::Table {
+        name,
+        alias: None,
+        args: None,
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    }
+}
+
 /// A SELECT as a whole query.
 pub(super) fn query(select: Select) -> Query {
     query_of(SetExpr::Select(Box::new(select)))

@@ -103,6 +103,12 @@ pub(super) fn value_query(value: Expr) -> Query {
     ast::query(ast::select(vec![SelectItem::UnnamedExpr(value)], Vec::new()))
 }
 
+/// `SELECT * FROM name`.
+pub(super) fn all_of(name: ObjectName) -> Query {
+    let relation = ast::table(name);
+    ast::query(ast::select_all(vec![TableWithJoins { relation, joins: Vec::new() }]))
+}
+
 fn visit_body<V: VisitorMut>(body: &mut Body, visitor: &mut V) -> ControlFlow<V::Break> {
     match body {
         Body::Statement(sql) => sql.visit(visitor),

@@ -15,15 +15,16 @@ use datafusion::physical_plan::collect;
 use tokio::runtime::Handle;
 
 use super::difference::difference;
-use super::{Compared, Still, inserted};
+use super::{Compared, Input, Still, inserted};
 use crate::change::{Changes, consolidate, count, with_columns};
 use crate::checkpoint::{EpochRecord, StateStore};
 use crate::error::Result;
-use crate::offset::{Epoch, OffsetRange};
+use crate::offset::{Epoch, NO_WATERMARK, OffsetRange};
 use crate::operator::{Dataflow, EpochContext};
 use crate::planner::{NodeId, Op};
 use crate::runtime::Pipeline;
-use crate::source::stream::pieces;
+use crate::runtime::event_time::EventTime;
+use crate::source::stream::{LateRows, pieces};
 
 /// About how many bytes of a source are read at a time.
 const STEP_BYTES: u64 = 64 << 20;
@@ -32,7 +33,7 @@ const STEP_BYTES: u64 = 64 << 20;
 pub(super) async fn probe(
     mut pipeline: Pipeline,
     still: Still,
-    taken: &[OffsetRange],
+    input: &Input,
     batches: &[Vec<RecordBatch>],
     statements: &mut [Compared],
     notes: &mut Vec<String>,
@@ -40,8 +41,11 @@ pub(super) async fn probe(
     let tables = tables(&pipeline, &still.store, notes).await?;
     let mut saved = Flow::new(&pipeline, still.store.last().epoch)?;
     saved.dataflow.restore(&still.parts)?;
+    let mut event_time = EventTime::new(&pipeline.plan, 0);
+    event_time.restore(&still.parts)?;
     for record in &still.begun {
-        let rows = read_record(&pipeline, record).await?;
+        let rows = event_time.admit(record, read_record(&pipeline, record).await?)?.on_time;
+        saved.context.watermarks = event_time.watermarks();
         pipeline.time.set(record.now_micros);
         let outputs = saved.step(rows, if record.epoch == 1 { tables.clone() } else { BTreeMap::new() }).await?;
         for (sink, changes) in pipeline.sinks.iter_mut().zip(outputs) {
@@ -59,14 +63,22 @@ pub(super) async fn probe(
     anew.dataflow.watch();
     saved.dataflow.watch();
     let mut tables = Some(tables);
-    let steps = steps(taken);
+    let steps = steps(&input.taken);
+    let late = late_rows(&pipeline, input).await?;
+    let mut left_out = late.clone();
     for step in &steps {
-        let rows = read(&pipeline, step).await?;
+        let rows = read_on_time(&pipeline, step, &mut left_out).await?;
         anew.step(rows, tables.take().unwrap_or_default()).await?;
     }
+    // What is over is forgotten by both.
+    for flow in [&mut anew, &mut saved] {
+        flow.context.watermarks = input.watermarks.clone();
+        flow.step(vec![Vec::new(); pipeline.sources.len()], BTreeMap::new()).await?;
+    }
+    let mut left_out = late;
     let mut changes: Vec<[Vec<Changes>; 2]> = pipeline.plan.nodes.iter().map(|_| Default::default()).collect();
     for step in &steps {
-        let rows = read(&pipeline, step).await?;
+        let rows = read_on_time(&pipeline, step, &mut left_out).await?;
         let both = [anew.step(rows.clone(), BTreeMap::new()).await?, saved.step(rows, BTreeMap::new()).await?];
         for (side, outputs) in both.into_iter().enumerate() {
             for (at, more) in outputs.into_iter().enumerate() {
@@ -117,7 +129,9 @@ struct Flow {
 impl Flow {
     fn new(pipeline: &Pipeline, epoch: Epoch) -> Result<Self> {
         let dataflow = Dataflow::build(Arc::clone(&pipeline.plan), pipeline.shards, &pipeline.state)?;
-        let context = EpochContext { epoch, runtime: Handle::current(), state: pipeline.state.clone() };
+        let watermarks = vec![NO_WATERMARK; pipeline.plan.sources.len()];
+        let state = pipeline.state.clone();
+        let context = EpochContext { epoch, runtime: Handle::current(), state, watermarks };
         Ok(Self { dataflow, context })
     }
 
@@ -160,7 +174,37 @@ fn named(node: &crate::planner::Node, batches: &[RecordBatch]) -> Result<Vec<Rec
     batches.iter().map(|batch| with_columns(&node.schema, columns(batch), batch.num_rows())).collect()
 }
 
-async fn read_record(pipeline: &Pipeline, record: &EpochRecord) -> Result<Vec<Vec<RecordBatch>>> {
+/// The rows of each source that were late.
+async fn late_rows(pipeline: &Pipeline, input: &Input) -> Result<Vec<Option<LateRows>>> {
+    let mut all = Vec::new();
+    for ((source, node), late) in pipeline.sources.iter().zip(&pipeline.plan.sources).zip(&input.late) {
+        if late.ranges.is_empty() {
+            all.push(None);
+            continue;
+        }
+        let time = node.columns.binary_search(&late.column).unwrap_or_default();
+        let places: Vec<usize> = (0..node.columns.len()).collect();
+        all.push(Some(LateRows::read(source.as_ref(), late, time, (source.schema(), &places)).await?));
+    }
+    Ok(all)
+}
+
+/// The rows of these ranges without those that were late.
+async fn read_on_time(
+    pipeline: &Pipeline,
+    ranges: &[Option<OffsetRange>],
+    late: &mut [Option<LateRows>],
+) -> Result<Vec<Vec<RecordBatch>>> {
+    let mut all = read(pipeline, ranges).await?;
+    for (batches, late) in all.iter_mut().zip(late) {
+        if let Some(late) = late {
+            *batches = std::mem::take(batches).into_iter().map(|batch| late.strip(batch)).collect::<Result<_>>()?;
+        }
+    }
+    Ok(all)
+}
+
+pub(super) async fn read_record(pipeline: &Pipeline, record: &EpochRecord) -> Result<Vec<Vec<RecordBatch>>> {
     let ranges = pipeline.plan.sources.iter().map(|node| record.sources.get(&node.name).cloned());
     read(pipeline, &ranges.collect::<Vec<_>>()).await
 }

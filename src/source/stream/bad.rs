@@ -1,6 +1,6 @@
-//! Records that cannot be read.
+//! Records that cannot be read, and rows that are late.
 //!
-//! Enters: a record, where it is, and why it cannot be read. Leaves: an error, or a row in a folder of dead letters.
+//! Enters: a record, where it is, and why it cannot be read; a row. Leaves: an error, or a row in a folder of dead letters.
 //! Always holds: the file of an epoch has the same name and rows when the epoch is run again.
 
 use std::sync::Arc;
@@ -56,15 +56,15 @@ impl BadRecord {
     }
 }
 
-/// The name of the file that keeps the bad records of an epoch.
-fn file(id: &str, source: &str, epoch: Epoch) -> String {
-    let source: String = source.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
-    format!("{}{source}-{epoch:012}.parquet", prefix(id))
-}
+/// What is kept in a folder of dead letters.
+const KINDS: [&str; 2] = [BAD, LATE];
+const BAD: &str = "bad";
+const LATE: &str = "late";
 
-/// How the names of a pipeline's files of bad records begin.
-fn prefix(id: &str) -> String {
-    format!("bad-{id}-")
+/// The name of the file that keeps what an epoch has left out.
+fn file(kind: &str, id: &str, source: &str, epoch: Epoch) -> String {
+    let source: String = source.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    format!("{kind}-{id}-{source}-{epoch:012}.parquet")
 }
 
 /// Keeps the bad records that an epoch has found in a source, for the pipeline of that identity.
@@ -87,14 +87,24 @@ pub async fn bury(folder: &Folder, id: &str, source: &str, epoch: Epoch, bad: &[
             Arc::new(StringArray::from_iter_values(bad.iter().map(|bad| &bad.reason))),
         ],
     )?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None)?;
-    writer.write(&batch)?;
-    folder.replace(&file(id, source, epoch), writer.into_inner()?).await
+    write(folder, &file(BAD, id, source, epoch), &[batch]).await
+}
+
+/// Keeps the rows of an epoch that were late.
+pub async fn bury_late(folder: &Folder, id: &str, source: &str, epoch: Epoch, late: &[RecordBatch]) -> Result<()> {
+    write(folder, &file(LATE, id, source, epoch), late).await
+}
+
+async fn write(folder: &Folder, name: &str, batches: &[RecordBatch]) -> Result<()> {
+    let Some(first) = batches.first() else { return Ok(()) };
+    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), None)?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    folder.replace(name, writer.into_inner()?).await
 }
 
 /// Removes what the pipeline of that identity has kept.
 pub async fn unbury(folder: &Folder, id: &str) -> Result<()> {
     let names = folder.list("").await?;
-    let own = names.into_iter().filter(|name| name.starts_with(&prefix(id)));
+    let own = names.into_iter().filter(|name| KINDS.iter().any(|kind| name.starts_with(&format!("{kind}-{id}-"))));
     folder.remove(&own.collect::<Vec<_>>()).await
 }

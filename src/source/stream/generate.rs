@@ -76,6 +76,8 @@ pub(super) struct Rate {
     options: StreamOptions,
     clock: Clock,
     next: u64,
+    /// How many rows there are in all, whatever is wanted of them.
+    total: Option<u64>,
 }
 
 impl Rate {
@@ -89,7 +91,7 @@ impl Rate {
 
     pub(super) fn new(schema: SchemaRef, options: StreamOptions) -> Self {
         let clock = Clock::new(Self::rate(&options));
-        Self { schema, options, clock, next: 0 }
+        Self { schema, clock, next: 0, total: options.rows, options }
     }
 
     /// Rows a second.
@@ -156,6 +158,10 @@ impl Source for Rate {
 
     fn is_finished(&self) -> bool {
         self.options.rows.is_some_and(|rows| self.next >= rows)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.total.is_some_and(|rows| self.next >= rows)
     }
 
     fn taken(&self) -> Result<OffsetRange> {

@@ -119,6 +119,8 @@ pub(super) struct Nexmark {
     options: StreamOptions,
     clock: Option<Clock>,
     next: u64,
+    /// How many events there are in all, whatever is wanted of them.
+    total: Option<u64>,
 }
 
 impl Nexmark {
@@ -135,7 +137,7 @@ impl Nexmark {
         // A number of events without a rate is a data set: all of it is there.
         let paced = options.rows_per_second.is_some() || options.rows.is_none();
         let clock = paced.then(|| Clock::new(rate));
-        Self { kind, schema, config, options, clock, next: 0 }
+        Self { kind, schema, config, total: options.rows, options, clock, next: 0 }
     }
 }
 
@@ -188,6 +190,10 @@ impl Source for Nexmark {
 
     fn is_finished(&self) -> bool {
         self.options.rows.is_some_and(|rows| self.next >= rows)
+    }
+
+    fn is_ended(&self) -> bool {
+        self.total.is_some_and(|rows| self.next >= rows)
     }
 
     fn taken(&self) -> Result<OffsetRange> {

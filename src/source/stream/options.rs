@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 
 use super::bad::OnError;
-use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, SPOOL_BYTES, SPOOL_LEAST_BYTES, parse_bytes};
+use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, IDLE_MICROS, SPOOL_BYTES, SPOOL_LEAST_BYTES, parse_bytes};
 use crate::error::{Error, Result, near_name};
 use crate::format::csv::{Dialect, Encoding, canonical_option};
 
@@ -20,6 +20,19 @@ pub struct Limits {
     pub bytes: u64,
     /// Files.
     pub files: usize,
+}
+
+/// `WATERMARK FOR column AS expression`, and what becomes of rows that are behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventTime {
+    /// The time of a row.
+    pub column: String,
+    /// The watermark is the greatest value of this so far; in SQL.
+    pub expression: String,
+    /// Rows that are late are kept in the folder of dead letters; else they are counted, and dropped.
+    pub keeps_late: bool,
+    /// Without rows for so long, in microseconds, the table does not hold back the watermarks of others.
+    pub idle_micros: Option<i64>,
 }
 
 /// The options of an unbounded table.
@@ -49,6 +62,8 @@ pub struct StreamOptions {
     pub dead_letter: Option<String>,
     /// A file that is followed is read from its start when it was cut; else that is an error.
     pub restart_on_truncate: bool,
+    /// The watermark, if one is declared.
+    pub event_time: Option<EventTime>,
     /// Pipes: bytes that are kept in the state at the most.
     pub spool_bytes: u64,
 }
@@ -68,13 +83,14 @@ impl Default for StreamOptions {
             on_error: OnError::Fail,
             dead_letter: None,
             restart_on_truncate: false,
+            event_time: None,
             spool_bytes: SPOOL_BYTES,
         }
     }
 }
 
 /// The options of every growing table.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 18] = [
     "max_rows_per_epoch",
     "max_bytes_per_epoch",
     "max_files_per_epoch",
@@ -89,6 +105,10 @@ const NAMES: [&str; 14] = [
     "on_truncate",
     "max_spool_bytes",
     "schema",
+    "watermark",
+    "watermark_for",
+    "late",
+    "idle_timeout",
 ];
 
 /// Those of CSV, as for tables at rest.
@@ -112,7 +132,7 @@ const CSV_NAMES: [&str; 14] = [
 impl StreamOptions {
     /// Reads OPTIONS (…) of a table of that format.
     pub fn read(options: &HashMap<String, String>, format: &str) -> Result<Self> {
-        let mut this = Self::default();
+        let mut this = Self { event_time: event_time(options)?, ..Self::default() };
         for (name, value) in options {
             if format != "CSV" || csv_option(name).is_none() {
                 this.set(plain(name), value.trim(), format)?;
@@ -124,7 +144,11 @@ impl StreamOptions {
                 .note("where one that cannot be read ends is known by its line alone")
                 .hint("leave out on_error and dead_letter"));
         }
+        let keeps_late = this.event_time.as_ref().is_some_and(|event_time| event_time.keeps_late);
         match (this.on_error, &this.dead_letter, options.contains_key("on_error")) {
+            (_, None, _) if keeps_late => Err(Error::sql("'late' 'dead_letter' wants a folder")
+                .hint("OPTIONS ('late' 'dead_letter', 'dead_letter' 'folder/')")),
+            (OnError::Fail | OnError::Skip, Some(_), _) if keeps_late => Ok(this),
             (OnError::DeadLetter, None, _) => Err(Error::sql("'on_error' 'dead_letter' wants a folder")
                 .hint("OPTIONS ('on_error' 'dead_letter', 'dead_letter' 'folder/')")),
             (OnError::Fail | OnError::Skip, Some(_), true) => {
@@ -197,6 +221,8 @@ impl StreamOptions {
                 let bytes = parse_bytes(value).ok().filter(|bytes| *bytes >= SPOOL_LEAST_BYTES);
                 self.spool_bytes = bytes.ok_or_else(|| wrong("such as 1GB, and at least 1MB"))? as u64;
             }
+            // They belong together: see `event_time`.
+            "watermark" | "watermark_for" | "late" | "idle_timeout" => {}
             "compression" if ["CSV", "JSON"].contains(&format) => {
                 // The ending of each file tells.
                 let _: FileCompressionType = value.parse().map_err(|_| wrong("it is gzip, bzip2, xz or zstd"))?;
@@ -206,6 +232,55 @@ impl StreamOptions {
         }
         Ok(())
     }
+}
+
+/// What is said of the time of rows.
+fn event_time(options: &HashMap<String, String>) -> Result<Option<EventTime>> {
+    let option =
+        |name: &str| options.get(name).or_else(|| options.get(&format!("format.{name}"))).map(|text| text.trim());
+    let wrong = |name: &str, value: &str, means: &str| {
+        Error::sql(format!("the option {name} cannot be '{value}'")).hint(means.to_owned())
+    };
+    let (Some(column), Some(expression)) = (option("watermark_for"), option("watermark")) else {
+        return match ["watermark_for", "watermark", "late", "idle_timeout"]
+            .into_iter()
+            .find(|name| option(name).is_some())
+        {
+            Some(name) => Err(Error::sql(format!("the option {name} is of no use without a watermark"))
+                .hint("WATERMARK FOR ts AS ts - INTERVAL '5 seconds' stands among the columns")),
+            None => Ok(None),
+        };
+    };
+    let keeps_late = match option("late") {
+        None | Some("drop") => false,
+        Some("dead_letter") => true,
+        Some(other) => return Err(wrong("late", other, "late is 'drop' or 'dead_letter'")),
+    };
+    let idle_micros = match option("idle_timeout") {
+        None => Some(IDLE_MICROS),
+        Some("never") => None,
+        Some(text) => {
+            let micros =
+                seconds(text).filter(|seconds| *seconds > 0).and_then(|seconds| seconds.checked_mul(1_000_000));
+            Some(micros.ok_or_else(|| wrong("idle_timeout", text, "such as '30 s', '5 min', or 'never'"))?)
+        }
+    };
+    let (column, expression) = (column.to_owned(), expression.to_owned());
+    Ok(Some(EventTime { column, expression, keeps_late, idle_micros }))
+}
+
+/// A time of whole seconds, minutes, hours or days.
+fn seconds(text: &str) -> Option<i64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().trim_end_matches('s') {
+        "" | "sec" | "second" => 1,
+        "m" | "min" | "minute" => 60,
+        "h" | "hour" => 3600,
+        "d" | "day" => 86_400,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 /// The name of an option as users write it.

@@ -349,6 +349,11 @@ impl Source for Spool {
         ended && self.ready().is_none()
     }
 
+    fn is_ended(&self) -> bool {
+        // A named pipe may be opened again.
+        self.pipe.is_none() && self.is_finished()
+    }
+
     fn is_waiting(&self) -> bool {
         !self.is_finished()
     }

@@ -8,21 +8,23 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::Result as DfResult;
+use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::datasource::TableType;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
 use super::nexmark::NexmarkKind;
-use super::options::{StreamOptions, plain};
+use super::options::{EventTime, StreamOptions, plain};
 use crate::checkpoint::FoundTable;
-use crate::error::{Error, Result, sql_type};
+use crate::error::{Error, Result, near_name, sql_type};
 use crate::format::csv::canonical_option;
 use crate::source::{FileKind, Location};
 
@@ -92,6 +94,54 @@ pub struct StreamTable {
     options: StreamOptions,
     /// The columns were found, and not declared.
     found: bool,
+    watermark: Option<Watermark>,
+}
+
+/// The watermark of a table, at work.
+#[derive(Debug, Clone)]
+pub struct Watermark {
+    /// The column that is the time of a row, by its place in the table.
+    pub column: usize,
+    /// Its greatest value is the watermark; over that column alone.
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// Rows that are late are kept.
+    pub keeps_late: bool,
+    /// See [`super::EventTime::idle_micros`].
+    pub idle_micros: Option<i64>,
+}
+
+impl Watermark {
+    fn new(state: &dyn Session, event_time: &EventTime, columns: &SchemaRef) -> Result<Self> {
+        let names = || columns.fields().iter().map(|field| field.name().as_str());
+        let unknown = || {
+            let error = Error::sql(format!("WATERMARK FOR {}, which is no column of the table", event_time.column));
+            match near_name(&event_time.column, names()) {
+                Some(near) => error.hint(format!("did you mean {near}?")),
+                None => error,
+            }
+        };
+        let (column, field) = columns.column_with_name(&event_time.column).ok_or_else(unknown)?;
+        let is_time = |kind: &DataType| matches!(kind, DataType::Timestamp(..) | DataType::Date32);
+        if !is_time(field.data_type()) {
+            let kind = sql_type(field.data_type());
+            return Err(Error::sql(format!("WATERMARK FOR {}, which is {kind}, and no time", event_time.column))
+                .hint("declare the column as TIMESTAMP"));
+        }
+        let alone = Schema::new(vec![field.clone()]);
+        let schema = DFSchema::try_from(alone.clone())?;
+        let state = state.as_any().downcast_ref::<SessionState>();
+        let state = state.ok_or_else(|| Error::query("a watermark without a session"))?;
+        let expr = state.create_logical_expr(&event_time.expression, &schema).map_err(Error::from);
+        let expr = expr.and_then(|expr| Ok(state.create_physical_expr(expr, &schema)?));
+        let expr = expr.map_err(|error| {
+            error.note(format!("a watermark is an expression of its column {} alone", event_time.column))
+        })?;
+        if !is_time(&expr.data_type(&alone)?) {
+            return Err(Error::sql(format!("the watermark {} is no time", event_time.expression))
+                .hint(format!("such as {} - INTERVAL '5 seconds'", event_time.column)));
+        }
+        Ok(Self { column, expr, keeps_late: event_time.keeps_late, idle_micros: event_time.idle_micros })
+    }
 }
 
 impl StreamTable {
@@ -154,7 +204,16 @@ impl StreamTable {
                 look.columns
             }
         };
-        Ok(Self { kind, columns, options, found })
+        let watermark = options.event_time.as_ref().map(|time| Watermark::new(state, time, &columns)).transpose()?;
+        if matches!(kind, Kind::Rate | Kind::Nexmark(_)) && options.dead_letter.is_some() {
+            return Err(Error::sql("a generator has no dead letters").hint("leave out dead_letter"));
+        }
+        Ok(Self { kind, columns, options, found, watermark })
+    }
+
+    /// Its watermark, if it has one.
+    pub fn watermark(&self) -> Option<&Watermark> {
+        self.watermark.as_ref()
     }
 
     /// The same with more columns, to be planned anew.
@@ -206,7 +265,9 @@ impl StreamTable {
         let columns: Vec<String> =
             self.columns.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         let columns = columns.join(", ");
-        match &self.kind {
+        let watermark = self.options.event_time.as_ref();
+        let watermark = watermark.map(|time| format!(" watermark for {} as {}", time.column, time.expression));
+        let table = match &self.kind {
             Kind::Rate => format!("RATE {} a second ({columns})", Rate::rate(&self.options)),
             Kind::Nexmark(kind) => {
                 let rate = self.options.rows_per_second.map_or(String::new(), |rate| format!(" {rate} a second"));
@@ -216,7 +277,8 @@ impl StreamTable {
             Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
             Kind::Pipe { path: None, format } => format!("{format:?} standard input ({columns})"),
-        }
+        };
+        table + &watermark.unwrap_or_default()
     }
 }
 

@@ -4,8 +4,8 @@
 //! those that the epochs read, and nothing that has come since.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::Source;
+use super::{LateRanges, LateRows, Source};
 use crate::change::with_columns;
 use crate::error::Result;
 use crate::offset::OffsetRange;
@@ -36,12 +36,30 @@ pub struct TakenTable {
     range: OffsetRange,
     open: Open,
     rows: Arc<AtomicU64>,
+    late: LateRanges,
 }
 
 impl TakenTable {
-    /// A table of these columns. `rows` counts what is read.
-    pub fn new(schema: SchemaRef, range: OffsetRange, open: Open, rows: Arc<AtomicU64>) -> Self {
-        Self { schema, range, open, rows }
+    /// A table of these columns, without the rows that were late. `rows` counts what is read.
+    pub fn new(schema: SchemaRef, range: OffsetRange, open: Open, late: LateRanges, rows: Arc<AtomicU64>) -> Self {
+        Self { schema, range, open, rows, late }
+    }
+
+    /// The late rows, as far as these columns go.
+    async fn late_rows(&self, columns: &[usize]) -> Result<Option<Arc<Mutex<LateRows>>>> {
+        if self.late.ranges.is_empty() {
+            return Ok(None);
+        }
+        let mut read = columns.to_vec();
+        read.push(self.late.column);
+        read.sort_unstable();
+        read.dedup();
+        let place = |column: &usize| read.binary_search(column).unwrap_or_default();
+        let places: Vec<usize> = columns.iter().map(place).collect();
+        let source = (self.open)(&read)?;
+        let schema = Arc::new(self.schema.project(columns)?);
+        let late = LateRows::read(source.as_ref(), &self.late, place(&self.late.column), (schema, &places)).await?;
+        Ok(Some(Arc::new(Mutex::new(late))))
     }
 }
 
@@ -87,6 +105,7 @@ impl TableProvider for TakenTable {
         let source: Arc<dyn Source> = Arc::from((self.open)(&read)?);
         let places = columns.iter().map(|column| read.iter().position(|one| one == column).unwrap_or(0)).collect();
         let schema = Arc::new(self.schema.project(&columns)?);
+        let late = self.late_rows(&columns).await?;
         let mut parts: Vec<Vec<OffsetRange>> = vec![Vec::new(); state.config().target_partitions().max(1)];
         let count = parts.len();
         for (at, piece) in pieces(&self.range).into_iter().enumerate() {
@@ -94,7 +113,7 @@ impl TableProvider for TakenTable {
         }
         let parts = parts.into_iter().map(|pieces| -> Arc<dyn PartitionStream> {
             let (schema, source, rows) = (Arc::clone(&schema), Arc::clone(&source), Arc::clone(&self.rows));
-            Arc::new(Part { schema, source, pieces, places: Arc::clone(&places), rows })
+            Arc::new(Part { schema, source, pieces, places: Arc::clone(&places), rows, late: late.clone() })
         });
         Ok(Arc::new(StreamingTableExec::try_new(Arc::clone(&schema), parts.collect(), None, [], false, limit)?))
     }
@@ -107,6 +126,7 @@ struct Part {
     /// Of each column, its place in what the source gives.
     places: Arc<[usize]>,
     rows: Arc<AtomicU64>,
+    late: Option<Arc<Mutex<LateRows>>>,
 }
 
 impl fmt::Debug for Part {
@@ -122,16 +142,20 @@ impl PartitionStream for Part {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (schema, places, rows) = (Arc::clone(&self.schema), Arc::clone(&self.places), Arc::clone(&self.rows));
-        let source = Arc::clone(&self.source);
+        let (source, late) = (Arc::clone(&self.source), self.late.clone());
         let read = stream::iter(self.pieces.clone()).then(move |piece| {
             let (schema, places, rows) = (Arc::clone(&schema), Arc::clone(&places), Arc::clone(&rows));
-            let source = Arc::clone(&source);
+            let (source, late) = (Arc::clone(&source), late.clone());
             async move {
                 let read = source.read(&piece).await?;
                 let batches = read.batches.into_iter().map(move |batch| {
                     rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                     let columns = places.iter().map(|place| Arc::clone(batch.column(*place))).collect();
-                    Ok(with_columns(&schema, columns, batch.num_rows())?)
+                    let batch = with_columns(&schema, columns, batch.num_rows())?;
+                    match &late {
+                        Some(late) => Ok(late.lock().unwrap_or_else(PoisonError::into_inner).strip(batch)?),
+                        None => Ok(batch),
+                    }
                 });
                 Ok::<_, datafusion::error::DataFusionError>(stream::iter(batches))
             }
