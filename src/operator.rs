@@ -361,6 +361,36 @@ fn order(
     sort.iter().map(one).collect()
 }
 
+/// The operator of a node that looks at rows in an order, or as time passes, and how its input is divided.
+fn in_order(node: &Node, grows: bool, state: &SessionState) -> Result<(Box<dyn Operator>, Vec<Exchange>)> {
+    let evict = node.evict.as_slice();
+    Ok(match &node.op {
+        Op::Window { plan, partition, input } => {
+            let window = window::Window::new(plan, partition, input, evict, state)?;
+            let exchange = window.exchange()?;
+            (Box::new(window), vec![exchange])
+        }
+        Op::Ranking { window, ranks, limit } => {
+            let ranking = ranking::Ranking::new(window, (ranks, *limit), (grows, evict), state)?;
+            let exchange = ranking.exchange()?;
+            (Box::new(ranking), vec![exchange])
+        }
+        Op::Sessions { sessions } => {
+            let sessions = sessions::Sessions::new(sessions, evict, state)?;
+            let exchange = sessions.exchange()?;
+            (Box::new(sessions), vec![exchange])
+        }
+        Op::Final { input, .. } => {
+            (Box::new(closing::Closing::new(input, evict, state)?), vec![Exchange::by_row(&node.schema)?])
+        }
+        Op::Temporal { bounds } => {
+            let temporal = temporal::Temporal::new(bounds, Arc::clone(&node.schema), state)?;
+            (Box::new(temporal), vec![Exchange::by_row(&node.schema)?])
+        }
+        _ => return Err(Error::query("an operator that looks at no order")),
+    })
+}
+
 /// The operators of a node; nothing for one that only hands on what comes from outside.
 fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
     let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
@@ -391,28 +421,10 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                     Box::new(join::Join::new(join, rests, grow, (node.append_only, evict), state)?)
                 }
             }
-            Op::Window { plan: logical, partition, input } => {
-                let window = window::Window::new(logical, partition, input, evict, state)?;
-                exchanges = vec![window.exchange()?];
-                Box::new(window)
-            }
-            Op::Ranking { window, ranks, limit } => {
-                let ranking = ranking::Ranking::new(window, (ranks, *limit), (append_only(0), evict), state)?;
-                exchanges = vec![ranking.exchange()?];
-                Box::new(ranking)
-            }
-            Op::Sessions { sessions } => {
-                let sessions = sessions::Sessions::new(sessions, evict, state)?;
-                exchanges = vec![sessions.exchange()?];
-                Box::new(sessions)
-            }
-            Op::Final { input, .. } => {
-                exchanges = vec![Exchange::by_row(&node.schema)?];
-                Box::new(closing::Closing::new(input, evict, state)?)
-            }
-            Op::Temporal { bounds } => {
-                exchanges = vec![Exchange::by_row(&node.schema)?];
-                Box::new(temporal::Temporal::new(bounds, Arc::clone(&node.schema), state)?)
+            Op::Window { .. } | Op::Ranking { .. } | Op::Sessions { .. } | Op::Final { .. } | Op::Temporal { .. } => {
+                let (operator, by) = in_order(node, append_only(0), state)?;
+                exchanges = by;
+                operator
             }
             Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {

@@ -35,6 +35,8 @@ struct AtSave {
 struct Fresh {
     /// Each at least once, and some that have gone since.
     slots: Vec<u32>,
+    /// At so many slots those that have gone are left out.
+    limit: usize,
     /// A bit for each slot.
     bits: Vec<u64>,
     /// What those had that were there.
@@ -50,6 +52,11 @@ impl Fresh {
         lengthen(&mut self.bits, slot as usize / 64 + 1, 0);
         self.bits[slot as usize / 64] |= 1 << (slot % 64);
         self.slots.push(slot);
+        if self.slots.len() >= self.limit.max(1024) {
+            // Those that have gone are no reason to grow.
+            self.slots = self.slots();
+            self.limit = 2 * self.slots.len();
+        }
         if had.weight != 0 || had.matches != 0 {
             self.saved.insert(slot, had);
         }

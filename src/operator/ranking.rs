@@ -165,6 +165,10 @@ impl Ranking {
         }
         let weight = old.weight + more.weight;
         let was_there = self.rows.contains_key(&key);
+        if self.fresh.get(&key).is_some_and(|saved| saved.weight == weight) {
+            // As it was: what comes and goes again is no reason to grow.
+            self.fresh.remove(&key);
+        }
         if weight == 0 {
             self.bytes -= if was_there { key.len() } else { 0 };
             self.rows.remove(&key);

@@ -75,20 +75,8 @@ pub(super) async fn probe(
         flow.context.watermarks = input.watermarks.clone();
         flow.step(vec![Vec::new(); pipeline.sources.len()], BTreeMap::new()).await?;
     }
-    let mut left_out = late;
-    let mut changes: Vec<[Vec<Changes>; 2]> = pipeline.plan.nodes.iter().map(|_| Default::default()).collect();
-    for step in &steps {
-        let rows = read_on_time(&pipeline, step, &mut left_out).await?;
-        let both = [anew.step(rows.clone(), BTreeMap::new()).await?, saved.step(rows, BTreeMap::new()).await?];
-        for (side, outputs) in both.into_iter().enumerate() {
-            for (at, more) in outputs.into_iter().enumerate() {
-                let all = &mut changes[at][side];
-                all.extend(more);
-                *all = consolidate(&pipeline.plan.nodes[at].schema, all)?.into_iter().collect();
-            }
-        }
-    }
     let mut differing = BTreeMap::new();
+    let changes = push_again(&pipeline, [&mut anew, &mut saved], &steps, late).await?;
     for (node, [expected, found]) in changes.into_iter().enumerate() {
         let probed = difference(&pipeline.plan.nodes[node].schema, expected, found)?;
         if probed.rows.is_some() {
@@ -105,6 +93,28 @@ pub(super) async fn probe(
         }
     }
     Ok(())
+}
+
+/// Pushes all input into both once more; gives what changes in each node.
+async fn push_again(
+    pipeline: &Pipeline,
+    [anew, saved]: [&mut Flow; 2],
+    steps: &[Vec<Option<OffsetRange>>],
+    mut late: Vec<Option<LateRows>>,
+) -> Result<Vec<[Vec<Changes>; 2]>> {
+    let mut changes: Vec<[Vec<Changes>; 2]> = pipeline.plan.nodes.iter().map(|_| Default::default()).collect();
+    for step in steps {
+        let rows = read_on_time(pipeline, step, &mut late).await?;
+        let both = [anew.step(rows.clone(), BTreeMap::new()).await?, saved.step(rows, BTreeMap::new()).await?];
+        for (side, outputs) in both.into_iter().enumerate() {
+            for (at, more) in outputs.into_iter().enumerate() {
+                let all = &mut changes[at][side];
+                all.extend(more);
+                *all = consolidate(&pipeline.plan.nodes[at].schema, all)?.into_iter().collect();
+            }
+        }
+    }
+    Ok(changes)
 }
 
 /// A node and all that it reads, level by level.
