@@ -212,8 +212,7 @@ impl Bench {
         for node in &plan.nodes {
             assert_ne!(node.strategy(&plan).expect("known").0, Strategy::Full, "{sql}");
         }
-        let shown = shown.lock().unwrap().clone();
-        shown
+        shown.lock().unwrap().clone()
     }
 
     /// The batch's answer over these rows.
