@@ -92,7 +92,8 @@ fn array(kind: Kind, picks: &[usize], views: bool) -> ArrayRef {
             if views { Arc::new(StringViewArray::from(texts)) } else { Arc::new(StringArray::from(texts)) }
         }
         Kind::Float => {
-            let floats = [Some(0.0), Some(1.5), Some(-2.25), Some(4.0), Some(f64::NAN), None, Some(f64::INFINITY)];
+            let floats =
+                [Some(0.0), Some(1.5), Some(-2.25), Some(4.0), Some(f64::NAN), None, Some(f64::INFINITY), Some(-0.0)];
             Arc::new(Float64Array::from(of(&floats, picks)))
         }
         Kind::Decimal => {
@@ -113,7 +114,7 @@ fn feed(case: &Case) -> Vec<Vec<(String, RecordBatch)>> {
         let mut rows: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
         for _ in 0..choices.pick(EPOCH_ROWS * 2 + 1) {
             let at = choices.pick(tables.len());
-            let row = tables[at].columns.iter().map(|_| choices.pick(7)).collect();
+            let row = tables[at].columns.iter().map(|_| choices.pick(8)).collect();
             rows.entry(at).or_default().push(row);
         }
         let batch = |at: &usize, rows: &Vec<Vec<usize>>| {
@@ -229,10 +230,16 @@ impl Bench {
             Ok(())
         }));
         let mut stops = case.stops.iter().map(|micros| Duration::from_micros(*micros));
+        let mut limit = stops.next();
         loop {
-            let limit = stops.next();
-            if line.run(&self.moving, &root.join("state"), limit).await? && limit.is_none() {
-                break;
+            match line.run(&self.moving, &root.join("state"), limit).await {
+                Ok(true) if limit.is_none() => break,
+                Ok(_) => limit = stops.next(),
+                // A program that another test has just started holds the lock too until it runs.
+                Err(error) if error.message.contains("another process runs") => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => return Err(error),
             }
             self.moving.execute_text(sql).await?;
         }

@@ -6,6 +6,7 @@
 
 mod concat;
 mod counts;
+mod extreme;
 mod format;
 mod json;
 mod length;
@@ -42,6 +43,7 @@ pub fn register(registry: &mut dyn FunctionRegistry) -> Result<()> {
     json::register(registry)?;
     format::register(registry)?;
     percentile::register(registry)?;
+    extreme::register(registry)?;
     length::register(registry)?;
     limited::register(registry)
 }

@@ -6,6 +6,8 @@
 //! - INTERSECT ALL and EXCEPT ALL count: equal rows are numbered on both sides, and the number is joined too.
 //! - A correlated `x NOT IN (…)` knows NULL: it is NOT EXISTS of a row for which `x = y` is not false.
 //! - IN and EXISTS outside of WHERE become scalar subqueries that count.
+//! - What is ordered by twice, within an aggregate or by DISTINCT ON, is ordered by once.
+//! - PARTITION BY takes -0.0 and 0.0 for one value, as GROUP BY and joins do.
 
 use std::sync::Arc;
 
@@ -15,8 +17,8 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{
-    Expr, ExprFunctionExt, ExprSchemable, Filter, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
-    lit, not, when,
+    Distinct, Expr, ExprFunctionExt, ExprSchemable, Filter, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
+    SortExpr, Subquery, Window, lit, not, when,
 };
 
 use crate::error::Result;
@@ -38,7 +40,61 @@ fn mend(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
             Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(mended.data, filter.input)?)))
         }
         node if node.subqueries_in_expressions()? => values(node),
+        LogicalPlan::Distinct(Distinct::On(mut on)) => {
+            let repeats = on.sort_expr.as_mut().is_some_and(order_once);
+            Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(on)), repeats))
+        }
+        LogicalPlan::Aggregate(_) => node.map_expressions(|expr| {
+            let name = expr.schema_name().to_string();
+            let mended = expr.transform_up(|expr| {
+                let Expr::AggregateFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
+                let repeats = order_once(&mut function.params.order_by);
+                Ok(Transformed::new_transformed(Expr::AggregateFunction(function), repeats))
+            })?;
+            Ok(if mended.transformed { mended.update_data(|expr| under_name(expr, name)) } else { mended })
+        }),
+        LogicalPlan::Window(window) => one_zero(window),
         node => Ok(Transformed::no(node)),
+    }
+}
+
+/// Drops what rows are equal by already; true if there was any. DataFusion's accumulators count on it.
+fn order_once(order: &mut Vec<SortExpr>) -> bool {
+    let all = order.len();
+    let mut known: Vec<Expr> = Vec::new();
+    order.retain(|by| {
+        let new = !known.contains(&by.expr);
+        known.push(by.expr.clone());
+        new
+    });
+    order.len() < all
+}
+
+/// Window functions partition by floats of which none is -0.0.
+fn one_zero(window: Window) -> DfResult<Transformed<LogicalPlan>> {
+    let schema = Arc::clone(window.input.schema());
+    LogicalPlan::Window(window).map_expressions(|expr| {
+        let name = expr.schema_name().to_string();
+        let mended = expr.transform_up(|expr| {
+            let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
+            let by = &mut function.params.partition_by;
+            let floats = by.iter().map(|by| is_float(by, &schema)).collect::<DfResult<Vec<bool>>>()?;
+            by.iter_mut().zip(&floats).filter(|(_, float)| **float).for_each(|(by, _)| *by = without_sign(by.clone()));
+            Ok(Transformed::new_transformed(Expr::WindowFunction(function), floats.contains(&true)))
+        })?;
+        Ok(if mended.transformed { mended.update_data(|expr| under_name(expr, name)) } else { mended })
+    })
+}
+
+fn is_float(expr: &Expr, schema: &DFSchema) -> DfResult<bool> {
+    Ok(expr.get_type(schema)?.is_floating() && !expr.is_volatile())
+}
+
+/// -0.0 + 0.0 is 0.0, and all else stays.
+fn without_sign(expr: Expr) -> Expr {
+    match &expr {
+        Expr::BinaryExpr(sum) if sum.op == Operator::Plus && *sum.right == lit(0.0) => expr,
+        _ => expr + lit(0.0),
     }
 }
 
@@ -72,7 +128,11 @@ const RIGHT_NUMBER: &str = "fuse right";
 
 fn numbered(join: Join) -> DfResult<LogicalPlan> {
     let side = |plan: &LogicalPlan, name: &str| -> DfResult<LogicalPlan> {
-        let columns = plan.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
+        let column = |field| {
+            let column = Expr::Column(Column::from(field));
+            Ok(if is_float(&column, plan.schema())? { without_sign(column) } else { column })
+        };
+        let columns = plan.schema().iter().map(column).collect::<DfResult<_>>()?;
         let number = row_number().partition_by(columns).build()?;
         LogicalPlanBuilder::from(plan.clone()).window(vec![number.alias(name)])?.build()
     };

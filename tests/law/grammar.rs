@@ -67,7 +67,7 @@ impl Kind {
         match self {
             Kind::Int => &["0", "1", "2", "3", "-1", "NULL"],
             Kind::Text => &["'a'", "'b'", "''", "'ab'", "'a' || chr(0)", "chr(0) || 'b'", "NULL"],
-            Kind::Float => &["0.0", "1.5", "-2.25", "4.0", "'NaN'::DOUBLE", "NULL", "'inf'::DOUBLE"],
+            Kind::Float => &["0.0", "1.5", "-2.25", "4.0", "'NaN'::DOUBLE", "NULL", "'inf'::DOUBLE", "-0.0"],
             Kind::Decimal => &["0.00", "1.10", "-2.50", "99.99", "NULL"],
             Kind::Date => &["'2024-01-01'", "'2024-02-29'", "'1969-12-31'", "NULL"],
             Kind::Bool => &["true", "false", "NULL"],
@@ -144,7 +144,7 @@ impl Grammar<'_, '_> {
             return self.base();
         }
         let below = depth - 1;
-        match self.choices.pick(21) {
+        match self.choices.pick(23) {
             0 => self.base(),
             1 => self.filter(below),
             2 => self.project(below),
@@ -158,7 +158,9 @@ impl Grammar<'_, '_> {
             16 => self.scalar(below),
             17 => self.correlated(below),
             18 => self.twice(below),
-            19 => self.timed(below),
+            19 => self.distinct_on(below),
+            20 => self.some(below),
+            21 => self.timed(below),
             _ => self.unnest(),
         }
     }
@@ -269,7 +271,7 @@ impl Grammar<'_, '_> {
     fn on(&mut self, left: &[(String, Kind)], right: &[(String, Kind)]) -> Option<String> {
         let (one, other) = self.pair(left, right)?;
         let mut on = match self.choices.pick(8) {
-            6 => format!("{one} IS NOT DISTINCT FROM {other}"),
+            6 => format!("({one} IS NOT DISTINCT FROM {other})"),
             7 => format!("{one} < {other}"),
             _ => format!("{one} = {other}"),
         };
@@ -330,7 +332,7 @@ impl Grammar<'_, '_> {
         } else {
             String::new()
         };
-        let (call, kind) = match self.choices.pick(12) {
+        let (call, kind) = match self.choices.pick(15) {
             1 => (format!("count({name})"), Kind::Int),
             2 => (format!("min({name})"), kind),
             3 => (format!("max({name})"), kind),
@@ -342,6 +344,12 @@ impl Grammar<'_, '_> {
             9 if kind == Kind::Int => (format!("median({name})"), kind),
             10 if kind == Kind::Text => return (format!("string_agg({name}, ',' ORDER BY {name}){filter}"), kind),
             11 if kind == Kind::Int => (format!("bit_xor({name})"), kind),
+            12 => (format!("first_value({name} ORDER BY {name} DESC)"), kind),
+            13 => (format!("last_value({name} ORDER BY {name} NULLS FIRST)"), kind),
+            14 if kind == Kind::Int => {
+                let list = format!("array_agg({name} ORDER BY {name} DESC){filter}");
+                return (format!("array_to_string({list}, ',', '-')"), Kind::Text);
+            }
             _ => ("count(*)".to_owned(), Kind::Int),
         };
         let call = format!("{call}{filter}");
@@ -411,13 +419,22 @@ impl Grammar<'_, '_> {
         let input = self.relation(depth);
         let (from, columns) = self.from(&input);
         let (by, order) = (self.choices.one(&columns).0, Self::order(&columns));
+        let (tied, _) = self.choices.one(&columns);
         let number = columns.iter().find(|(_, kind)| *kind == Kind::Int).map_or("1", |(name, _)| name);
-        let call = match self.choices.pick(5) {
+        let call = match self.choices.pick(12) {
             0 => format!("row_number() OVER (PARTITION BY {by} ORDER BY {order})"),
             1 => format!("rank() OVER (PARTITION BY {by} ORDER BY {order})"),
             2 => format!("sum({number}) OVER (PARTITION BY {by})"),
             3 => format!("count(*) OVER (PARTITION BY {by} ORDER BY {order} ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)"),
-            _ => format!("lag({number}) OVER (ORDER BY {order})"),
+            4 => format!("lag({number}) OVER (ORDER BY {order})"),
+            // Rows that tie get the same.
+            5 => format!("rank() OVER (PARTITION BY {by} ORDER BY {tied})"),
+            6 => format!("dense_rank() OVER (ORDER BY {tied} DESC)"),
+            7 => format!("sum({number}) OVER (ORDER BY {tied})"),
+            8 => format!("sum({number}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 FOLLOWING)"),
+            9 => format!("max({number}) OVER (ORDER BY {order} ROWS BETWEEN 1 PRECEDING AND 2 FOLLOWING)"),
+            10 => format!("lead({number}, 2, 7) OVER (PARTITION BY {by} ORDER BY {order})"),
+            _ => format!("row_number() OVER (ORDER BY {order} DESC)"),
         };
         let call = format!("CAST({call} AS BIGINT)");
         let mut list = columns;
@@ -458,7 +475,43 @@ impl Grammar<'_, '_> {
         let direction = self.choices.one(&["", " DESC", " NULLS FIRST"]);
         let offset = if self.choices.chance(30) { " OFFSET 1" } else { "" };
         let limit = 1 + self.choices.pick(4);
-        self.select(columns, &format!("{from} ORDER BY {order}{direction} LIMIT {limit}{offset}"), "")
+        match self.choices.pick(5) {
+            // Which of the rows that tie are taken does not show.
+            3 => {
+                let tied = vec![columns[self.choices.pick(columns.len())].clone()];
+                let order = Self::order(&tied);
+                self.select(tied, &format!("{from} ORDER BY {order}{direction} LIMIT {limit}{offset}"), "")
+            }
+            // Within a query, DataFusion's batch may forget the order beneath OFFSET without LIMIT.
+            4 if depth + 1 == DEPTH => {
+                self.select(columns, &format!("{from} ORDER BY {order}{direction} OFFSET {limit}"), "")
+            }
+            _ => self.select(columns, &format!("{from} ORDER BY {order}{direction} LIMIT {limit}{offset}"), ""),
+        }
+    }
+
+    /// LIMIT and OFFSET alone: how many rows there are does not hang on their order.
+    fn some(&mut self, depth: usize) -> Relation {
+        let input = self.relation(depth);
+        let (from, columns) = self.from(&input);
+        let (limit, offset) = (1 + self.choices.pick(4), self.choices.pick(3));
+        let bounds = self.choices.one(&[
+            format!("LIMIT {limit}"),
+            format!("OFFSET {offset}"),
+            format!("LIMIT {limit} OFFSET {offset}"),
+        ]);
+        let some = self.select(columns, &format!("{from} {bounds}"), "");
+        let (from, _) = self.from(&some);
+        self.select(vec![("count(*)".to_owned(), Kind::Int)], &from, "")
+    }
+
+    /// The first row of each group, by all columns.
+    fn distinct_on(&mut self, depth: usize) -> Relation {
+        let input = self.relation(depth);
+        let (from, columns) = self.from(&input);
+        let (by, order) = (self.choices.one(&columns).0, Self::order(&columns));
+        let direction = self.choices.one(&["", " DESC", " NULLS FIRST"]);
+        self.select(columns, &format!("{from} ORDER BY {by}, {order}{direction}"), &format!("DISTINCT ON ({by}) "))
     }
 
     fn scalar(&mut self, depth: usize) -> Relation {
