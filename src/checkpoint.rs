@@ -15,4 +15,4 @@ mod store;
 
 pub use log::{Commit, Cost, EpochRecord, Logs};
 pub use pipeline::{Failure, FoundTable, Identity};
-pub use store::{Checkpoint, Saved, StateStore};
+pub use store::{Checkpoint, Explained, Saved, StateStore, Work};

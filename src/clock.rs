@@ -1,7 +1,8 @@
-//! The only reader of time below the command line.
+//! The only reader of time below the command line, and of chance.
 //!
-//! Enters: nothing. Leaves: the time. Always holds: what depends on it is recorded with its epoch.
+//! Enters: nothing. Leaves: the time, or a number that nobody knew before. Always holds: what depends on it is recorded with its epoch.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub fn now_micros() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A number that nobody knew before, of 63 bits: JSON and SQL can hold it.
+pub fn chance() -> u64 {
+    RandomState::new().build_hasher().finish() >> 1
 }
 
 /// The time that the running epoch of a pipeline has recorded.

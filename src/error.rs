@@ -18,6 +18,8 @@ pub use types::sql_type;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+const NO_SPACE: &str = "no space left on the device";
+
 /// What the caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -155,6 +157,11 @@ impl Error {
         this
     }
 
+    /// True if a disk is full.
+    pub fn is_full_disk(&self) -> bool {
+        self.message.ends_with(NO_SPACE)
+    }
+
     /// A panic beneath us: a bug, in fuse or in a library. What the statement wrote is not kept.
     pub fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -167,7 +174,7 @@ impl Error {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::new(Kind::Closed, "the reader of the output has gone"),
             io::ErrorKind::StorageFull => {
-                Self::query("no space left on the device").hint("free some space; nothing of this statement was kept")
+                Self::query(NO_SPACE).hint("free some space; nothing of this statement was kept")
             }
             io::ErrorKind::NotFound => Self::query("no such file or folder"),
             io::ErrorKind::PermissionDenied => Self::query("permission denied"),

@@ -15,6 +15,7 @@ mod index;
 mod join;
 pub mod keys;
 pub mod multiset;
+mod random;
 mod ranking;
 mod recompute;
 mod sessions;
@@ -25,6 +26,7 @@ mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::compute::SortOptions;
 use arrow::record_batch::RecordBatch;
@@ -38,7 +40,8 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tokio::runtime::Handle;
 
 use crate::change::{self, Changes};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Saved, Work};
+use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 use crate::planner::{IncrementalPlan, Node, NodeId, Op};
@@ -55,6 +58,8 @@ const STATE_QUARTERS: usize = 3;
 pub struct EpochContext {
     /// The epoch's number.
     pub epoch: Epoch,
+    /// What the epoch has recorded for random() and uuid().
+    pub seed: u64,
     /// The runtime that plans of DataFusion's run in.
     pub runtime: Handle,
     /// How they are planned.
@@ -124,6 +129,8 @@ pub struct Dataflow {
     shards: usize,
     /// How many inputs are still to read each node's result in an epoch.
     readers: Vec<usize>,
+    /// What each node has cost.
+    work: Vec<Work>,
     /// An epoch gives the changes of all nodes, and not of the outputs.
     watched: bool,
     /// The memory of the state, as the session's pool knows it.
@@ -144,7 +151,27 @@ impl Dataflow {
         }
         plan.outputs.iter().for_each(|output| readers[output.node] += 1);
         let memory = MemoryConsumer::new("the state of the pipeline").register(&state.runtime_env().memory_pool);
-        Ok(Self { plan, nodes, shards, readers, watched: false, memory })
+        let work = plan.keys().into_iter().map(|key| Work { key, ..Work::default() }).collect();
+        Ok(Self { plan, nodes, shards, readers, work, watched: false, memory })
+    }
+
+    /// Goes on counting where an earlier run has ended.
+    pub fn count_from(&mut self, known: &[Work]) {
+        for work in &mut self.work {
+            if let Some(known) = known.iter().find(|known| known.key == work.key) {
+                *work = known.clone();
+            }
+        }
+    }
+
+    /// What each node has cost so far, and what it keeps.
+    pub fn work(&self) -> Vec<Work> {
+        let kept = self.nodes.iter().map(|node| {
+            let shards = node.iter().flat_map(|node| &node.shards);
+            shards.map(|shard| shard.size()).fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
+        });
+        let all = self.work.iter().zip(kept);
+        all.map(|(work, (rows, bytes))| Work { rows: rows as u64, bytes: bytes as u64, ..work.clone() }).collect()
     }
 
     /// From now on an epoch gives the changes of each node, in their order.
@@ -164,6 +191,7 @@ impl Dataflow {
         let mut results: Vec<Sharded> = Vec::with_capacity(self.nodes.len());
         let mut unread = self.readers.clone();
         let plan = Arc::clone(&self.plan);
+        let (watch, mut before) = (Stopwatch::start(), Duration::ZERO);
         for (at, node) in plan.nodes.iter().enumerate() {
             let result = match &node.op {
                 Op::Scan { source, columns } => self.scan(&plan, *source, columns, &sources[*source])?,
@@ -171,6 +199,10 @@ impl Dataflow {
                 _ => self.run(at, &mut results, &mut unread, context)?,
             };
             results.push(result);
+            let now = watch.elapsed();
+            self.work[at].nanos += u64::try_from((now - before).as_nanos()).unwrap_or(u64::MAX);
+            self.work[at].epochs += 1;
+            before = now;
         }
         let mut outputs = Vec::new();
         let given = if self.watched {
@@ -421,32 +453,33 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                     Box::new(join::Join::new(join, rests, grow, (node.append_only, evict), state)?)
                 }
             }
+            Op::Random { calls, place } => {
+                exchanges = vec![Exchange::by_row(&plan.nodes[node.inputs[0]].schema)?];
+                Box::new(random::Random::new(calls, *place, Arc::clone(&node.schema))?)
+            }
             Op::Window { .. } | Op::Ranking { .. } | Op::Sessions { .. } | Op::Final { .. } | Op::Temporal { .. } => {
                 let (operator, by) = in_order(node, append_only(0), state)?;
                 exchanges = by;
                 operator
             }
-            Op::Top { .. } | Op::First { .. } if shard > 0 => Box::new(exchange::Idle),
+            Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {
                 exchanges = vec![Exchange::One];
-                let by = order(sort, input, state)?;
-                Box::new(top::Top::new(by, (*skip, *fetch), Arc::clone(&node.schema), append_only(0))?)
+                let (by, schema) = (order(sort, input, state)?, Arc::clone(&node.schema));
+                match fetch {
+                    Some(fetch) => Box::new(top::Top::new(by, (*skip, *fetch), schema, append_only(0))?),
+                    None => Box::new(top::Rest::new(by, *skip, schema, append_only(0))?),
+                }
             }
             Op::First { skip, fetch } => {
                 exchanges = vec![Exchange::One];
-                Box::new(top::First::new((*skip, *fetch), &node.schema)?)
+                Box::new(top::First::new((*skip, fetch.unwrap_or(usize::MAX)), &node.schema)?)
             }
             Op::Recompute { plan: logical, .. } => {
-                let inputs = node.inputs.iter().map(|input| {
-                    let input = &plan.nodes[*input];
-                    (Arc::clone(&input.schema), input.append_only)
-                });
                 exchanges = node.inputs.iter().map(|_| Exchange::One).collect();
-                if shard == 0 {
-                    Box::new(recompute::Recompute::new(logical, inputs.collect())?)
-                } else {
-                    Box::new(exchange::Idle)
-                }
+                let inputs = node.inputs.iter().map(|input| &plan.nodes[*input]);
+                let inputs = inputs.map(|input| (Arc::clone(&input.schema), input.append_only));
+                Box::new(recompute::Recompute::new(logical, inputs.collect())?)
             }
         };
         operators.push(operator);

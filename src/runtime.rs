@@ -20,8 +20,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::change::{self, Changes};
-use crate::checkpoint::{Commit, Cost, EpochRecord, Failure, Logs, StateStore};
-use crate::clock::{EpochTime, Stopwatch, now_micros};
+use crate::checkpoint::{Commit, Cost, EpochRecord, Explained, Failure, Logs, StateStore};
+use crate::clock::{EpochTime, Stopwatch, chance, now_micros};
 use crate::config::{CHECKPOINT_EPOCHS, CHECKPOINT_MICROS};
 use crate::durable::{Folder, FolderLock, planted};
 use crate::error::{Error, Result};
@@ -129,11 +129,13 @@ pub async fn run(
     stop: watch::Receiver<bool>,
     progress: &ProgressCell,
 ) -> Result<Ended> {
-    let mut runner = Runner::open(pipeline, options, progress).await?;
+    let opened = Runner::open(pipeline, options, progress).await;
+    let mut runner = opened.map_err(|error| with_what_is_kept(error, 0))?;
     let done = match runner.recover().await {
         Ok(()) => runner.run(options, stop).await,
         failed => failed,
     };
+    let done = done.map_err(|error| with_what_is_kept(error, progress.read().epoch));
     if let Err(error) = &done {
         let failure = Failure::new(error, runner.epoch + 1, now_micros());
         // The error that ended it is told, and not that it could not be kept.
@@ -156,6 +158,18 @@ fn stopped(error: JoinError) -> Error {
 
 fn failed_before() -> Error {
     Error::query("an epoch before has failed")
+}
+
+/// On a full disk: what is there, and how to go on.
+fn with_what_is_kept(error: Error, committed: Epoch) -> Error {
+    if !error.is_full_disk() {
+        return error;
+    }
+    let kept = match committed {
+        0 => "what was committed before is kept".to_owned(),
+        epoch => format!("what was committed up to epoch {epoch} is kept"),
+    };
+    error.hint(format!("free some space; {kept}, and the same command goes on from there"))
 }
 
 struct Runner<'a> {
@@ -264,7 +278,8 @@ impl Runner<'_> {
         }
         let taking = self.sources.iter().filter_map(|source| source.taking_since()).min();
         self.progress.begun(taking);
-        let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, sources: ranges, watermarks };
+        let seed = self.plan.has_chance().then(chance);
+        let record = EpochRecord { epoch: self.epoch + 1, now_micros: now, seed, sources: ranges, watermarks };
         self.time.set(record.now_micros);
         if record.epoch == 1 {
             self.keep_tables().await?;
@@ -471,6 +486,7 @@ impl Runner<'_> {
         };
         context.epoch = record.epoch;
         context.watermarks = self.event_time.watermarks();
+        context.seed = record.seed.unwrap_or_default();
         let work = move || {
             let outputs = dataflow.step(&rows, &mut tables, &context);
             (dataflow, context, outputs)
@@ -480,6 +496,18 @@ impl Runner<'_> {
         self.dataflow = Some(dataflow);
         self.context = Some(context);
         outputs
+    }
+
+    /// The operators, with what they have cost.
+    fn explained(&self) -> Result<Vec<Explained>> {
+        let mut lines = self.plan.explain()?;
+        let work = self.dataflow.as_ref().map(Dataflow::work).unwrap_or_default();
+        for line in &mut lines {
+            if let Some(work) = work.iter().find(|work| work.key == line.work.key) {
+                line.work = work.clone();
+            }
+        }
+        Ok(lines)
     }
 
     /// Takes what has changed of all state, and begins to write it; epochs go on meanwhile.
@@ -494,9 +522,10 @@ impl Runner<'_> {
         }
         parts.extend(self.event_time.save()?);
         self.logs.flush().await?;
+        let operators = self.explained()?;
         let (mut store, epoch) = (self.store.take().ok_or_else(failed_before)?, self.epoch);
         self.saving.spawn(async move {
-            let needless = store.save(epoch, parts).await?;
+            let needless = store.save(epoch, parts, operators).await?;
             Ok((store, needless))
         });
         self.checkpointed = self.epoch;
@@ -515,7 +544,7 @@ impl Runner<'_> {
     /// A checkpoint stands: removes the logs that it makes needless, and what sources kept for it.
     async fn written(&mut self, done: std::result::Result<Result<(StateStore, Epoch)>, JoinError>) -> Result<()> {
         let (store, needless) = done.map_err(stopped)??;
-        self.progress.checkpointed(store.last().epoch, store.last().bytes());
+        self.progress.checkpointed(store.last().epoch, store.last().bytes(), &store.last().operators);
         self.store = Some(store);
         self.logs.trim(needless).await?;
         self.sources.iter_mut().try_for_each(|source| source.release())

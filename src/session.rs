@@ -37,6 +37,7 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 use crate::catalog::{PathTables, explain_unknown_name};
+use crate::checkpoint::Work;
 use crate::config::{self, Settings};
 use crate::durable::Writes;
 use crate::error::{Error, Result};
@@ -70,6 +71,8 @@ pub struct Session {
     views: Mutex<BTreeSet<String>>,
     /// The columns of growing tables as an earlier run found them.
     remembered: Arc<Remembered>,
+    /// What operators have cost in runs that this session knows of, by their keys.
+    worked: Mutex<HashMap<String, Work>>,
     macros: Macros,
     current: Current,
     /// Holds what did not fit in memory. Dropped, it is removed, also while a stopped query still runs.
@@ -150,6 +153,7 @@ impl Session {
             sinks,
             views,
             remembered,
+            worked: Mutex::default(),
             macros,
             current,
             _spill: spill,
@@ -235,7 +239,7 @@ impl Session {
             return Ok(Outcome::Done);
         }
         if incremental {
-            return self.explain_incremental(plan, statement.emits_final).await;
+            return self.explain_incremental(plan, target, statement.emits_final).await;
         }
         if let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) = &plan
             && let Some(target) = &target

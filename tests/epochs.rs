@@ -98,7 +98,7 @@ impl Shown {
             Some(rows) => repeat(&rows)?,
             None => RecordBatch::new_empty(Arc::clone(columns)),
         };
-        self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows))
+        self.order.as_ref().map_or(Ok(rows.clone()), |order| order.shown(&order.sorted(&rows)?))
     }
 }
 

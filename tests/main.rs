@@ -9,6 +9,7 @@
 mod bad_input;
 mod bank;
 mod bombs;
+mod chance;
 mod charts;
 mod clauses;
 mod command_line;
@@ -27,6 +28,7 @@ mod object_store;
 mod overflow;
 mod repl;
 mod round_trip;
+mod shards;
 mod simulation;
 mod slt;
 mod slt_epochs;

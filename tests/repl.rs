@@ -371,4 +371,43 @@ fn a_query_over_a_growing_table_is_a_table_that_changes_in_place() {
     terminal.wait_for(|screen| screen.matches("goes on from there").count() == 2, "the end");
     terminal.line("SELECT 'still here' AS x;");
     terminal.wait("│ still here │");
+    // EXPLAIN INCREMENTAL knows what ran.
+    terminal.line(".mode json");
+    terminal.line("EXPLAIN INCREMENTAL SELECT count(*) AS n FROM r;");
+    terminal.wait("\"state_rows\":1,");
+    terminal.wait("\"epoch_micros\":");
+}
+
+#[test]
+fn a_statement_that_inserts_runs_until_a_key_and_goes_on() {
+    let mut terminal = Terminal::start(90, 24);
+    terminal.line("CREATE STREAM r STORED AS RATE OPTIONS ('rows_per_second' '40');");
+    terminal.wait("done");
+    terminal.line("CREATE EXTERNAL TABLE o (value BIGINT) STORED AS CSV LOCATION 'o/';");
+    terminal.wait_for(|screen| screen.matches("done").count() == 2, "the table");
+    let folder = terminal.place.path().join("work/o");
+    let rows = || -> Vec<u64> {
+        let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let files = files.filter(|file| !file.file_name().to_string_lossy().starts_with('.'));
+        let texts = files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
+        let mut rows: Vec<u64> =
+            texts.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect();
+        rows.sort_unstable();
+        rows
+    };
+    terminal.line("INSERT INTO o SELECT value FROM r;");
+    terminal.wait("commit ");
+    terminal.keys(&["q"]);
+    terminal.wait("the same statement goes on from there");
+    let first = rows();
+    assert!(!first.is_empty());
+    terminal.keys(&["Up", "Enter"]);
+    terminal.wait_for(|_| rows().len() > first.len(), "more rows");
+    terminal.keys(&["q"]);
+    terminal.wait_for(|screen| screen.matches("goes on from there").count() == 2, "the end");
+    // Nothing is lost and nothing is there twice, and the table can be read.
+    let all = rows();
+    assert_eq!(all, (0..all.len() as u64).collect::<Vec<_>>());
+    terminal.line("SELECT count(*) AS n, max(value) AS most FROM o;");
+    terminal.wait(&format!("│ {:>6} │ {:>6} │", all.len(), all.len() - 1));
 }

@@ -394,6 +394,112 @@ fn a_state_tells_its_last_error_where_its_sources_are_and_what_it_keeps() {
 }
 
 #[test]
+fn a_setting_says_whether_a_query_may_be_computed_anew_from_all_input() {
+    let place = Place::new();
+    place.write("in/1.json", "{\"a\":1}\n{\"a\":2}\n");
+    let sql = |setting: &str| {
+        format!(
+            "{setting} CREATE STREAM s (a BIGINT) STORED AS JSON LOCATION 'in/';
+            COPY (WITH RECURSIVE r AS (SELECT a FROM s UNION ALL SELECT a + 10 FROM r WHERE a < 10)
+                  SELECT a FROM r ORDER BY a) TO 'r.csv';"
+        )
+    };
+    let run = |state: &str, setting: &str| place.run(&["query", "--once", "--state", state, "-c", &sql(setting)]);
+    let warned = run("warn", "");
+    assert_eq!(warned.code, Some(0), "{}", warned.stderr);
+    assert_eq!(warned.stderr.matches("is computed anew from all input at each change: a recursive query").count(), 1);
+    assert_eq!(place.read("r.csv"), "a\n1\n2\n11\n12\n");
+    let said = run("warn2", "SET fuse.on_full_recompute = 'warn';");
+    assert!(said.stderr.contains("note: ") && said.stderr.contains("a recursive query"), "{}", said.stderr);
+    let allowed = run("allow", "SET fuse.on_full_recompute = 'allow';");
+    assert_eq!(allowed.code, Some(0), "{}", allowed.stderr);
+    assert!(!allowed.stderr.contains("computed anew"), "{}", allowed.stderr);
+    let error = run("error", "SET fuse.on_full_recompute = 'error';").error(2);
+    assert!(error.contains("is computed anew from all input at each change: a recursive query"), "{error}");
+    assert!(error.contains("help: EXPLAIN INCREMENTAL shows all operators"), "{error}");
+    assert!(!place.path().join("error").exists(), "nothing has begun");
+    let error = run("other", "SET fuse.on_full_recompute = 'maybe';").error(2);
+    assert!(error.contains("on_full_recompute"), "{error}");
+    // What follows the change passes.
+    let fine = "SET fuse.on_full_recompute = 'error'; CREATE STREAM s (a BIGINT) STORED AS JSON LOCATION 'in/';
+        COPY (SELECT sum(a) AS a FROM s) TO 'sum.csv';";
+    place.run(&["query", "--once", "--state", "fine", "-q", "-c", fine]).data();
+}
+
+#[test]
+fn a_replaced_file_is_in_the_order_of_columns_that_it_does_not_have() {
+    let place = Place::new();
+    let sql = "CREATE STREAM s (a BIGINT, b BIGINT) STORED AS JSON LOCATION 'in/';
+        COPY (SELECT a FROM s ORDER BY b DESC, a + 1) TO 'a.csv';
+        COPY (SELECT a % 3 AS k FROM s GROUP BY 1 ORDER BY count(*), 1 DESC) TO 'k.json';
+        COPY (SELECT a AS x FROM s ORDER BY b LIMIT 2) TO 'top.parquet';
+        COPY (SELECT a AS x FROM s ORDER BY b OFFSET 2) TO 'rest.csv';
+        COPY (SELECT a FROM s ORDER BY b) TO 'rows/' STORED AS CSV;";
+    place.write("in/1.json", "{\"a\":1,\"b\":5}\n{\"a\":2,\"b\":1}\n{\"a\":4,\"b\":9}\n");
+    once(&place, sql).data();
+    assert_eq!(place.read("a.csv"), "a\n4\n1\n2\n");
+    place.write("in/2.json", "{\"a\":8,\"b\":5}\n{\"a\":7,\"b\":0}\n{\"a\":1,\"b\":7}\n");
+    once(&place, sql).data();
+    assert_eq!(place.read("a.csv"), "a\n4\n1\n1\n8\n2\n7\n");
+    assert_eq!(place.read("k.json"), "{\"k\":2}\n{\"k\":1}\n");
+    assert_eq!(rows(&place, "FROM 'top.parquet'"), "x\n7\n2\n");
+    assert_eq!(place.read("rest.csv"), "x\n1\n8\n1\n4\n");
+    assert_eq!(rows(&place, "FROM 'rows/' ORDER BY a"), "a\n1\n1\n2\n4\n7\n8\n");
+    let verified = place.run(&["verify", "--state", "state", "-c", sql]).data();
+    assert!(verified.contains("equal: 5 statements"), "{verified}");
+}
+
+#[test]
+fn explain_incremental_tells_what_operators_keep_and_what_they_cost() {
+    let place = Place::new();
+    let tables = "CREATE STREAM s (a BIGINT) STORED AS JSON LOCATION 'in/';
+        CREATE MATERIALIZED VIEW v AS SELECT a % 10 AS k, count(*) AS n FROM s WHERE a > 0 GROUP BY 1;";
+    let sql = format!("{tables} COPY (SELECT * FROM v) TO 'v.csv'; COPY (SELECT a FROM s WHERE a > 0) TO 'a.csv';");
+    let explain = format!("{tables} EXPLAIN INCREMENTAL SELECT * FROM v");
+    let explained = |more: &[&str]| {
+        let args = ["query", "-q", "--format", "csv", "-c", &explain];
+        place.run(&[&args, more].concat()).data()
+    };
+    assert!(explained(&[]).starts_with("operator,strategy,output,reason\n"), "it has not run");
+    place.write("in/1.json", "{\"a\":1}\n{\"a\":2}\n{\"a\":-2}\n");
+    once(&place, &sql).data();
+    place.write("in/2.json", "{\"a\":11}\n{\"a\":3}\n");
+    once(&place, &sql).data();
+    let found = explained(&["--state", "state"]);
+    let mut lines = found.lines();
+    let names = "operator,strategy,output,reason,state_rows,state_bytes,epochs,epoch_micros";
+    assert_eq!(lines.next(), Some(names), "{found}");
+    let cost = |line: &str| -> Vec<f64> {
+        let mut last: Vec<f64> = line.rsplit(',').take(4).map(|text| text.parse().expect("a number")).collect();
+        last.reverse();
+        last
+    };
+    // The statement is part of a larger plan, in which another one reads what is below the aggregate.
+    let aggregate = lines.clone().find(|line| line.trim_start().contains("Aggregate by")).expect("an aggregate");
+    assert!(
+        matches!(cost(aggregate)[..], [rows, bytes, epochs, micros] if rows == 3.0 && bytes > 0.0 && epochs == 2.0 && micros > 0.0),
+        "{found}"
+    );
+    let scan = lines.find(|line| line.contains("Scan s")).expect("a scan");
+    assert_eq!(cost(scan)[..3], [0.0, 0.0, 2.0], "{found}");
+    // A state is none of a query's that it does not know.
+    let other = format!("{tables} EXPLAIN INCREMENTAL SELECT count(*) FROM s WHERE a > 5");
+    let other = place.run(&["query", "-q", "--format", "csv", "--state", "state", "-c", &other]).data();
+    assert!(other.lines().nth(1).is_some_and(|line| line.ends_with(",,,")), "{other}");
+
+    let inspected = place.run(&["inspect", "state", "--format", "json"]).data();
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    let operators = inspected["operators"].as_array().expect("a list");
+    let known = operators.iter().find(|one| one["state_rows"] == 3).expect("the aggregate");
+    assert!(known["operator"].as_str().is_some_and(|text| text.contains("Aggregate by")), "{inspected}");
+    assert_eq!((&known["strategy"], &known["epochs"]), (&"change".into(), &2.into()));
+    assert!(known["epoch_micros"].as_f64().is_some_and(|micros| micros > 0.0), "{inspected}");
+    let text = place.run(&["inspect", "state"]).data();
+    let line = text.lines().find(|line| line.contains("Aggregate by") && line.contains(" an epoch, change)"));
+    assert!(line.is_some_and(|line| line.contains("(3 rows, ")), "{text}");
+}
+
+#[test]
 fn a_materialized_view_is_computed_once_for_all_that_read_it() {
     let place = Place::new();
     place.write("in/1.json", "{\"a\":1,\"b\":10}\n{\"a\":2,\"b\":20}\n{\"a\":1,\"b\":5}\n");

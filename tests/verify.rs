@@ -77,6 +77,43 @@ fn what_is_intact_is_equal() {
     assert!(verify(&place, SQL).data().contains("equal: 7 statements"));
 }
 
+/// What the program said, with its exit code, and without times and sizes.
+fn said(ran: &Ran) -> String {
+    let text = format!("{}{}exit code {:?}\n", ran.stdout, ran.stderr, ran.code.unwrap_or(-1));
+    let times = regex::Regex::new(r"\d+\.\d\d s,").expect("an expression");
+    let sizes = regex::Regex::new(r"[0-9.]+ [kMG]?B of").expect("an expression");
+    sizes.replace_all(&times.replace_all(&text, "0.00 s,"), "0 B of").into_owned()
+}
+
+/// FUSE_BLESS=1 writes `tests/verify/*.txt` anew.
+#[test]
+fn what_is_said_is_as_it_was() {
+    let place = Place::new();
+    let sql = "CREATE STREAM s (k BIGINT, v DOUBLE) STORED AS JSON LOCATION 'in/';
+        COPY (SELECT k, count(*) AS n, sum(v) AS v FROM s GROUP BY k ORDER BY k) TO 'sums.csv';
+        COPY (SELECT k FROM s WHERE v > 1) TO 'rows/' STORED AS CSV;";
+    place.write("in/0.json", "{\"k\":1,\"v\":1.5}\n{\"k\":2,\"v\":0.25}\n{\"k\":1,\"v\":0.5}\n");
+    run(&place, sql);
+    place.write("in/1.json", "{\"k\":3,\"v\":7}\n");
+    run(&place, sql);
+    let equal = said(&verify(&place, sql));
+    place.write("sums.csv", "k,n,v\n1,2,2.0\n2,5,0.25\n2,5,0.25\n3,1,7.0\n");
+    let differing = verify(&place, sql);
+    assert_eq!(differing.code, Some(1));
+    for (name, text) in [("equal", equal), ("differing", said(&differing))] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/verify/{name}.txt"));
+        if std::env::var_os("FUSE_BLESS").is_some() {
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(&path, &text).expect("a file");
+        }
+        assert_eq!(
+            text,
+            fs::read_to_string(&path).unwrap_or_default(),
+            "FUSE_BLESS=1 rewrites tests/verify/{name}.txt"
+        );
+    }
+}
+
 /// A file whose path contains this.
 fn file(place: &Place, part: &str) -> PathBuf {
     let files = place.files();

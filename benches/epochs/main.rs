@@ -91,7 +91,7 @@ impl Running {
         let dataflow = Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?;
         let watermarks = vec![i64::MIN; pipeline.plan.sources.len()];
         let state = pipeline.state.clone();
-        let context = EpochContext { epoch: 0, runtime: Handle::current(), state, watermarks };
+        let context = EpochContext { epoch: 0, seed: 0, runtime: Handle::current(), state, watermarks };
         Ok(Self { pipeline, dataflow, context, tables })
     }
 

@@ -216,6 +216,7 @@ async fn operators(epochs: i64) -> Result<f64> {
     let mut dataflow = Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?;
     let mut context = EpochContext {
         epoch: 0,
+        seed: 0,
         runtime: Handle::current(),
         state: pipeline.state.clone(),
         watermarks: vec![i64::MIN; pipeline.plan.sources.len()],
@@ -256,7 +257,7 @@ fn recovery(runtime: &Runtime) -> Result<()> {
     runtime.block_on(async {
         for epoch in 1..=10_000 {
             let sources = BTreeMap::from([("r".to_owned(), OffsetRange::Rows { from: epoch - 1, to: epoch })]);
-            logs.begin(&EpochRecord { epoch, now_micros: 0, sources, watermarks: BTreeMap::new() }).await?;
+            logs.begin(&EpochRecord { epoch, now_micros: 0, seed: None, sources, watermarks: BTreeMap::new() }).await?;
             logs.commit(Commit { epoch, sinks: vec![serde_json::Value::Null], ..Commit::default() });
         }
         logs.flush().await?;

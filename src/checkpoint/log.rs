@@ -20,6 +20,9 @@ pub struct EpochRecord {
     pub epoch: Epoch,
     /// What `now()` is in it, in microseconds since 1970.
     pub now_micros: i64,
+    /// What `random()` and `uuid()` begin with in it, if anything calls them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// What it takes from each source, by the name of the table.
     pub sources: BTreeMap<String, OffsetRange>,
     /// The watermarks before it, in microseconds since 1970, by the name of the table: rows behind them are late.
@@ -200,7 +203,7 @@ mod tests {
         for epoch in 1..=3 {
             let range = OffsetRange::Rows { from: epoch * 10, to: epoch * 10 + 10 };
             let sources = BTreeMap::from([("t".to_owned(), range)]);
-            logs.begin(&EpochRecord { epoch, now_micros: 7, sources, watermarks: BTreeMap::new() })
+            logs.begin(&EpochRecord { epoch, now_micros: 7, seed: Some(epoch), sources, watermarks: BTreeMap::new() })
                 .await
                 .expect("begins");
             if epoch < 3 {

@@ -41,6 +41,46 @@ pub struct Checkpoint {
     pub epoch: Epoch,
     /// The files of each part, in the order in which they are restored.
     pub parts: BTreeMap<String, Vec<Segment>>,
+    /// What each operator has cost up to it, in the order of EXPLAIN INCREMENTAL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<Explained>,
+}
+
+/// An operator of a pipeline, and what it has cost.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explained {
+    /// What it does, behind two blanks for each operator above it.
+    pub operator: String,
+    /// How its work grows.
+    pub strategy: String,
+    /// Whether it retracts.
+    pub output: String,
+    /// Why it is that strategy.
+    pub reason: String,
+    /// What it has cost.
+    pub work: Work,
+}
+
+/// What an operator has cost so far, and what it keeps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// The operator and all beneath it, as a hash: by it the operator is known in a later run, and in EXPLAIN.
+    pub key: String,
+    /// Rows of its state.
+    pub rows: u64,
+    /// Bytes of its state in memory, about.
+    pub bytes: u64,
+    /// The epochs that it has run.
+    pub epochs: u64,
+    /// The time that they took.
+    pub nanos: u64,
+}
+
+impl Work {
+    /// The time of an epoch on average, in microseconds.
+    pub fn epoch_micros(&self) -> f64 {
+        self.nanos as f64 / 1000.0 / self.epochs.max(1) as f64
+    }
 }
 
 /// One Parquet file of a part.
@@ -180,8 +220,13 @@ impl StateStore {
     }
 
     /// Writes a checkpoint of the state after `epoch`. Returns the epoch up to which logs may go.
-    pub async fn save(&mut self, epoch: Epoch, parts: Vec<(String, Saved)>) -> Result<Epoch> {
-        let mut next = Checkpoint { epoch, parts: BTreeMap::new() };
+    pub async fn save(
+        &mut self,
+        epoch: Epoch,
+        parts: Vec<(String, Saved)>,
+        operators: Vec<Explained>,
+    ) -> Result<Epoch> {
+        let mut next = Checkpoint { epoch, parts: BTreeMap::new(), operators };
         for (part, saved) in parts {
             let mut segments = match &saved {
                 Saved::Unchanged | Saved::Added(_) => self.last.parts.get(&part).cloned().unwrap_or_default(),
@@ -296,12 +341,12 @@ mod tests {
         let (mut store, none) = StateStore::open(Folder::local(root.path()).expect("opens")).await.expect("empty");
         assert!(none.is_empty());
         let part = |saved| vec![("0".to_owned(), saved)];
-        store.save(10, part(Saved::Whole(vec![batch(&[1, 2])]))).await.expect("saves");
-        store.save(20, part(Saved::Added(vec![batch(&[3])]))).await.expect("saves");
+        store.save(10, part(Saved::Whole(vec![batch(&[1, 2])])), Vec::new()).await.expect("saves");
+        store.save(20, part(Saved::Added(vec![batch(&[3])])), Vec::new()).await.expect("saves");
         assert_eq!(rows(root.path()).await, (20, 3));
-        assert_eq!(store.save(30, part(Saved::Unchanged)).await.expect("saves"), 20);
+        assert_eq!(store.save(30, part(Saved::Unchanged), Vec::new()).await.expect("saves"), 20);
         assert_eq!(rows(root.path()).await, (30, 3));
-        store.save(40, part(Saved::Whole(vec![batch(&[9])]))).await.expect("saves");
+        store.save(40, part(Saved::Whole(vec![batch(&[9])])), Vec::new()).await.expect("saves");
         assert_eq!(std::fs::read_dir(root.path().join("checkpoints")).expect("lists").count(), 2);
         let newest = root.path().join("state/000000000040-0.parquet");
         let mut bytes = std::fs::read(&newest).expect("reads");

@@ -42,7 +42,11 @@ impl ConsoleSink {
     /// The changes, with `op` before the columns; a table that only grows needs none.
     fn rows(&self, changes: &Changes) -> Result<RecordBatch> {
         let (rows, ops) = changes.with_ops()?;
-        let ordered = |rows: RecordBatch| self.order.as_ref().map_or(Ok(rows.clone()), |order| order(&rows));
+        let ordered = |rows: RecordBatch| match &self.order {
+            Some(order) if order.hides() && !self.append_only => Ok(rows),
+            Some(order) => order.shown(&order.sorted(&rows)?),
+            None => Ok(rows),
+        };
         if self.append_only && self.format == Format::Table {
             return ordered(rows);
         }
@@ -50,10 +54,10 @@ impl ConsoleSink {
         let gone = ops.iter().filter(|op| *op == Some("delete")).count();
         let parts = [rows.slice(0, gone), rows.slice(gone, rows.num_rows() - gone)];
         let parts = parts.into_iter().map(ordered).collect::<Result<Vec<_>>>()?;
-        let rows = concat(&rows.schema(), &parts)?;
+        let rows = concat(&parts[0].schema(), &parts)?;
         let op: ArrayRef = Arc::new(ops);
         let mut fields = vec![Arc::new(Field::new("op", DataType::Utf8, false))];
-        fields.extend(self.columns.fields().iter().cloned());
+        fields.extend(rows.schema().fields().iter().cloned());
         let columns = std::iter::once(op).chain(rows.columns().iter().cloned()).collect();
         with_columns(&Arc::new(Schema::new(fields)), columns, rows.num_rows())
     }
@@ -69,8 +73,16 @@ impl Sink for ConsoleSink {
     }
 
     async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> Result<()> {
-        let taken = std::mem::take(&mut self.taken);
-        let changes = consolidate(&self.columns, &taken)?;
+        let mut taken = std::mem::take(&mut self.taken);
+        let mut columns = Arc::clone(&self.columns);
+        if let Some(order) = self.order.as_ref().filter(|order| order.hides() && !self.append_only) {
+            // That a row has another place now is no change of it.
+            columns = order.shown(&RecordBatch::new_empty(columns))?.schema();
+            for change in &mut taken {
+                change.rows = order.shown(&change.rows)?;
+            }
+        }
+        let changes = consolidate(&columns, &taken)?;
         self.staged = changes.map(|changes| self.rows(&changes)).transpose()?;
         Ok(())
     }

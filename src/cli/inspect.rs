@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::args::InspectArgs;
 use super::report::count;
 use super::status::{bytes, dropped};
-use crate::checkpoint::{Checkpoint, Commit, EpochRecord, Failure, Identity, Logs, StateStore};
+use crate::checkpoint::{Checkpoint, Commit, EpochRecord, Explained, Failure, Identity, Logs, StateStore};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::offset::ENDED;
@@ -75,6 +75,11 @@ impl Found {
         kept.into_iter().map(|(place, (rows, bytes))| (name(place), rows, bytes)).collect()
     }
 
+    /// What the newest checkpoint tells of the operators.
+    fn operators(&self) -> &[Explained] {
+        self.checkpoints.first().map_or(&[], |newest| &newest.operators)
+    }
+
     fn begun_epoch(&self) -> u64 {
         self.begun.last().map_or(self.committed.epoch, |last| last.epoch.max(self.committed.epoch))
     }
@@ -113,6 +118,16 @@ impl Found {
             "sinks": self.identity.writes,
             "keeps": operators.collect::<Vec<_>>(),
             "computes": self.identity.computes.lines().collect::<Vec<_>>(),
+            "operators": self.operators().iter().map(|line| json!({
+                "operator": line.operator,
+                "strategy": line.strategy,
+                "output": line.output,
+                "reason": line.reason,
+                "state_rows": line.work.rows,
+                "state_bytes": line.work.bytes,
+                "epochs": line.work.epochs,
+                "epoch_micros": line.work.epoch_micros(),
+            })).collect::<Vec<_>>(),
             "epochs": epochs.collect::<Vec<_>>(),
         })
     }
@@ -154,9 +169,26 @@ impl Found {
         lines.push("keeps".to_owned());
         lines.extend(self.kept().into_iter().map(|(what, rows, bytes)| format!("  {what}: {}", size(rows, bytes))));
         lines.push("computes".to_owned());
-        lines.extend(self.identity.computes.lines().map(|line| format!("  {line}")));
+        // The operators stand at the end, in the order in which the checkpoint has them.
+        let operators = self.operators();
+        let tables = self.identity.computes.lines().count().saturating_sub(operators.len());
+        for (at, line) in self.identity.computes.lines().enumerate() {
+            let cost = at.checked_sub(tables).and_then(|at| operators.get(at)).filter(|known| known.operator == line);
+            lines.push(format!("  {line}{}", cost.map_or_else(String::new, cost_in_words)));
+        }
         lines.join("\n") + "\n"
     }
+}
+
+/// What an operator keeps, and the time that it takes.
+fn cost_in_words(line: &Explained) -> String {
+    let (work, micros) = (&line.work, line.work.epoch_micros());
+    let state = match (work.rows, work.bytes) {
+        (0, 0) => String::new(),
+        (rows, size) => format!("{}, {} in memory, ", count(rows, "row"), bytes(size as f64)),
+    };
+    let time = if micros < 1000.0 { format!("{micros:.1} µs") } else { format!("{:.1} ms", micros / 1000.0) };
+    format!(" ({state}{time} an epoch, {})", line.strategy)
 }
 
 /// The members of an object as words: `files 3, last in/3.json`.

@@ -44,26 +44,36 @@ impl Evolved {
     }
 }
 
-/// Runs the pipeline of the session, if its statements made one. `name`: by what its state is known; `piped`: the SQL
-/// came on standard input. Gives columns that were added, with which all is to be planned anew; `evolved` are those
-/// that were given before.
+/// What is known of the SQL of a pipeline.
+pub(super) struct Told<'a> {
+    /// By what its state is known.
+    pub(super) name: &'a str,
+    /// It came on standard input.
+    pub(super) piped: bool,
+    /// It has EXPLAIN INCREMENTAL, which looks at a state too.
+    pub(super) explained: bool,
+}
+
+/// Runs the pipeline of the session, if its statements made one. Gives columns that were added, with which all is to
+/// be planned anew; `evolved` are those that were given before.
 pub(super) async fn run(
     session: &Session,
     args: &PipelineArgs,
-    name: &str,
-    piped: bool,
+    told: &Told<'_>,
     mut interrupt: Interrupt,
     evolved: Option<&Evolved>,
 ) -> Result<Option<Evolved>> {
     let settings = session.settings();
-    let Some(mut pipeline) = pipeline(session, &settings)? else { return args.expect_none().map(|()| None) };
-    if pipeline.reads_standard_input() && piped {
+    let Some(mut pipeline) = pipeline(session, &settings, told.explained)? else {
+        return if told.explained { Ok(None) } else { args.expect_none().map(|()| None) };
+    };
+    if pipeline.reads_standard_input() && told.piped {
         return Err(Error::usage("standard input holds the SQL, so a table cannot read it")
             .hint("put the SQL into a file, or behind -c"));
     }
     pipeline.evolved_from = evolved.map(|evolved| Arc::clone(&evolved.before));
     let before = Arc::clone(&pipeline.plan);
-    let mut options = options(session, args, name)?;
+    let mut options = options(session, args, told.name)?;
     options.fresh &= evolved.is_none();
     for (operator, reason) in pipeline.recomputed.iter().filter(|_| !settings.quiet && evolved.is_none()) {
         eprintln!("note: {operator} is computed anew from all input at each change: {reason}");
@@ -112,10 +122,13 @@ fn added(table: &str, look: &Look, before: &IncrementalPlan) -> String {
 }
 
 /// The pipeline of the session's statements; nothing if there is none.
-fn pipeline(session: &Session, settings: &Settings) -> Result<Option<Pipeline>> {
+fn pipeline(session: &Session, settings: &Settings, explained: bool) -> Result<Option<Pipeline>> {
     let console = |columns, append_only, order| ConsoleSink::boxed(columns, append_only, order, settings);
     let pipeline = session.pipeline(&console)?;
     let unread = session.unread_views();
+    if pipeline.is_none() && explained {
+        return Ok(None);
+    }
     if pipeline.is_none()
         && let Some(view) = unread.first()
     {

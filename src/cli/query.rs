@@ -31,9 +31,10 @@ pub(super) async fn query(args: &QueryArgs, interrupt: Interrupt) -> Result<()> 
             Some(columns) => pipeline::Evolved::apply(columns, &session),
             None => pipeline::remember(&session, &args.pipeline, &name).await?,
         }
-        statements(args, &session, &scripts, &mut done, interrupt.clone()).await?;
+        let explained = statements(args, &session, &scripts, &mut done, interrupt.clone()).await?;
         let piped = args.input.name() == "-";
-        let run = pipeline::run(&session, &args.pipeline, &name, piped, interrupt.clone(), evolved.as_ref());
+        let told = pipeline::Told { name: &name, piped, explained };
+        let run = pipeline::run(&session, &args.pipeline, &told, interrupt.clone(), evolved.as_ref());
         evolved = run.await?;
         if evolved.is_none() {
             return Ok(());
@@ -52,18 +53,20 @@ pub(super) fn pipeline_name(input: &Input, scripts: &[Script]) -> String {
     }
 }
 
-/// Runs each statement. `done`: the places of those that have printed or written, and are not run again.
+/// Runs each statement; true if one was EXPLAIN INCREMENTAL. `done`: the places of those that have printed or written,
+/// and are not run again.
 async fn statements(
     args: &QueryArgs,
     session: &Session,
     scripts: &[Script],
     done: &mut HashSet<(usize, usize)>,
     mut interrupt: Interrupt,
-) -> Result<()> {
+) -> Result<bool> {
     let reading = Reading { defines: args.input.defines()?, dialect: None };
-    let mut output = Output::default();
+    let (mut output, mut explained) = (Output::default(), false);
     for (file, script) in scripts.iter().enumerate() {
         for (at, statement) in parse(script, &reading)?.into_iter().enumerate() {
+            explained |= statement.incremental;
             if done.contains(&(file, at)) {
                 continue;
             }
@@ -80,12 +83,12 @@ async fn statements(
                 Ok(true) => _ = done.insert((file, at)),
                 Err(error) => {
                     session.abort().await;
-                    return fail(error, script, Some(&statement));
+                    return fail(error, script, Some(&statement)).map(|()| explained);
                 }
             }
         }
     }
-    output.commit().await
+    output.commit().await.map(|()| explained)
 }
 
 /// Plans the statements of all files.

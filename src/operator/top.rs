@@ -15,7 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard};
-use crate::change::{Changes, RowEncoder, concat, retracted_too_often, take_rows, with_columns};
+use crate::change::{Changes, RowEncoder, concat, consolidate, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 
@@ -245,7 +245,47 @@ impl Operator for Top {
     }
 }
 
-/// LIMIT alone, over input that never retracts: the first rows that come.
+/// OFFSET without LIMIT: all rows but the first ones, which are those that it keeps.
+pub(super) struct Rest {
+    first: Top,
+}
+
+impl Rest {
+    /// Of rows ordered by these, all behind the first `skip`.
+    pub(super) fn new(
+        by: Vec<(Arc<dyn PhysicalExpr>, SortOptions)>,
+        skip: usize,
+        schema: SchemaRef,
+        grows: bool,
+    ) -> Result<Self> {
+        Ok(Self { first: Top::new(by, (0, skip), schema, grows)? })
+    }
+}
+
+impl Operator for Rest {
+    fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
+        let mut all: Vec<Changes> = inputs.iter().flatten().cloned().collect();
+        for first in self.first.step(inputs, context)? {
+            let weights = Int64Array::from_iter_values((0..first.len()).map(|row| -first.weight(row)));
+            all.push(Changes::weighted(first.rows, weights));
+        }
+        Ok(consolidate(&self.first.schema, &all)?.into_iter().collect())
+    }
+
+    fn save(&mut self) -> Result<Vec<Saved>> {
+        self.first.save()
+    }
+
+    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+        self.first.restore(saved, shard)
+    }
+
+    fn size(&self) -> (usize, usize) {
+        self.first.size()
+    }
+}
+
+/// LIMIT or OFFSET alone, over input that never retracts: the first rows that come, or all behind them.
 pub(super) struct First {
     encoder: RowEncoder,
     skip: usize,

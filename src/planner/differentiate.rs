@@ -12,16 +12,19 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{
-    Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, SkipType, Sort, SortExpr, TableScan, Window,
+    Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, Projection, SkipType, Sort, SortExpr, TableScan,
+    Window,
 };
 
 use super::emit::EmitFinal;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::maintained::Maintained;
+use super::ordered::{self, Ordered, with_limits_at_sorts};
 use super::placeholder::Placeholder;
 use super::sessions::Sessions;
 use super::windows::{self, Rank, RankLimit};
-use super::{event_time, grouping, temporal};
+use super::{event_time, grouping, random, temporal};
+use crate::change::hash;
 use crate::error::{Error, Result};
 use crate::source::stream::StreamTable;
 
@@ -60,21 +63,13 @@ pub fn maintained_views(plan: &LogicalPlan) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Makes one plan of the optimised plans of several statements.
-pub fn differentiate(plans: &[LogicalPlan]) -> Result<IncrementalPlan> {
+/// Makes one plan of the optimised plans of several statements, each with whether its rows are shown as a whole.
+pub fn differentiate(plans: &[(LogicalPlan, bool)]) -> Result<IncrementalPlan> {
     let mut builder = Builder::default();
-    for plan in plans {
-        let (sort, below) = match plan {
-            LogicalPlan::Sort(Sort { expr, input, fetch: None }) => (expr.clone(), input.as_ref()),
-            LogicalPlan::Sort(Sort { expr, .. }) => (expr.clone(), plan),
-            LogicalPlan::Limit(Limit { input, .. }) => match input.as_ref() {
-                LogicalPlan::Sort(Sort { expr, .. }) => (expr.clone(), plan),
-                _ => (Vec::new(), plan),
-            },
-            plan => (Vec::new(), plan),
-        };
-        let node = builder.node(below)?;
-        builder.plan.outputs.push(Output { node, sort, columns: Arc::clone(below.schema()) });
+    for (plan, whole) in plans {
+        let Ordered { plan, sort, hidden } = ordered::ordered(&with_limits_at_sorts(plan.clone())?, *whole)?;
+        let node = builder.node(&plan)?;
+        builder.plan.outputs.push(Output { node, sort, hidden, columns: Arc::clone(plan.schema()) });
     }
     let mut plan = builder.plan;
     fuse_stateless(&mut plan);
@@ -138,6 +133,9 @@ impl Builder {
                 }
                 self.stateless(step, &filter.input, schema)
             }
+            LogicalPlan::Projection(projection) if !random::calls(projection).is_empty() => {
+                self.random(plan, projection, schema)
+            }
             LogicalPlan::Projection(projection) => {
                 let input = Arc::clone(projection.input.schema());
                 let step = Step::Project { exprs: projection.expr.clone(), input, schema: Arc::clone(&schema) };
@@ -169,7 +167,9 @@ impl Builder {
             }
             LogicalPlan::Join(join) => self.join(plan, join, schema),
             LogicalPlan::Limit(limit) => self.limit(plan, limit, schema),
-            LogicalPlan::Sort(Sort { expr, input, fetch: Some(fetch) }) => self.top(expr, input, (0, *fetch), schema),
+            LogicalPlan::Sort(Sort { expr, input, fetch: Some(fetch) }) => {
+                self.top(expr, input, (0, Some(*fetch)), schema)
+            }
             LogicalPlan::Window(window) => self.window(plan, window, schema),
             LogicalPlan::Extension(extension) => self.extension(plan, extension, schema),
             LogicalPlan::RecursiveQuery(_) => self.recompute_from_sources(plan, "a recursive query"),
@@ -190,6 +190,16 @@ impl Builder {
             return Ok(self.push(op, vec![node], schema, true));
         }
         self.recompute(plan, "no operator for it")
+    }
+
+    /// Calls of random() and uuid(), behind the columns of the input.
+    fn random(&mut self, plan: &LogicalPlan, projection: &Projection, schema: SchemaRef) -> Result<NodeId> {
+        let input = self.node(&projection.input)?;
+        if !self.plan.nodes[input].append_only {
+            return Err(random::taken_back());
+        }
+        let place = hash(plan.display_indent().to_string().as_bytes());
+        Ok(self.push(Op::Random { calls: random::calls(projection), place }, vec![input], schema, true))
     }
 
     fn join(&mut self, plan: &LogicalPlan, join: &Join, schema: SchemaRef) -> Result<NodeId> {
@@ -253,10 +263,9 @@ impl Builder {
     }
 
     fn limit(&mut self, plan: &LogicalPlan, limit: &Limit, schema: SchemaRef) -> Result<NodeId> {
-        let (SkipType::Literal(skip), FetchType::Literal(Some(fetch))) =
-            (limit.get_skip_type()?, limit.get_fetch_type()?)
+        let (SkipType::Literal(skip), FetchType::Literal(fetch)) = (limit.get_skip_type()?, limit.get_fetch_type()?)
         else {
-            return self.recompute(plan, "OFFSET without LIMIT, or a LIMIT that is computed");
+            return self.recompute(plan, "a LIMIT that is computed");
         };
         if let LogicalPlan::Sort(Sort { expr, input, .. }) = limit.input.as_ref() {
             return self.top(expr, input, (skip, fetch), schema);
@@ -272,7 +281,7 @@ impl Builder {
         &mut self,
         sort: &[SortExpr],
         input: &LogicalPlan,
-        (skip, fetch): (usize, usize),
+        (skip, fetch): (usize, Option<usize>),
         schema: SchemaRef,
     ) -> Result<NodeId> {
         let op = Op::Top { sort: sort.to_vec(), input: Arc::clone(input.schema()), skip, fetch };
@@ -335,6 +344,7 @@ impl Builder {
 
     /// The same for a whole tree, down to the growing tables.
     fn recompute_from_sources(&mut self, plan: &LogicalPlan, reason: &str) -> Result<NodeId> {
+        random::refuse(plan, reason)?;
         let mut inputs = Vec::new();
         let replaced = plan.clone().transform_down_with_subqueries(|node| match node {
             LogicalPlan::TableScan(scan) if is_stream(&scan) => {

@@ -12,10 +12,13 @@ use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr, Window};
 
 use super::event_time::Eviction;
+use super::random::Chance;
 use super::sessions::Sessions;
 use super::temporal::TimeBound;
 use super::upkeep;
 use super::windows::{Rank, RankLimit};
+use crate::change::hash;
+use crate::checkpoint::{Explained, Work};
 use crate::error::Result;
 use crate::source::stream::StreamTable;
 
@@ -58,8 +61,10 @@ pub struct Output {
     pub node: NodeId,
     /// The order of its rows, where they are shown as a whole.
     pub sort: Vec<SortExpr>,
-    /// Its columns, as the statement names them.
+    /// Its columns, as the statement names them, and behind them those that only the order needs.
     pub columns: DFSchemaRef,
+    /// How many these are.
+    pub hidden: usize,
 }
 
 /// One operator.
@@ -118,6 +123,13 @@ pub enum Op {
         /// The right side is at rest.
         right_rests: bool,
     },
+    /// All columns, and behind them values of random() and uuid().
+    Random {
+        /// What the columns at the end are.
+        calls: Vec<Chance>,
+        /// A number of this place in the plan.
+        place: u64,
+    },
     /// Rows for which conditions on the time hold.
     Temporal {
         /// All of them have to.
@@ -131,15 +143,15 @@ pub enum Op {
         input: DFSchemaRef,
         /// Rows before the first that is wanted.
         skip: usize,
-        /// How many are wanted.
-        fetch: usize,
+        /// How many are wanted, if not all.
+        fetch: Option<usize>,
     },
-    /// LIMIT alone: the first rows that come.
+    /// LIMIT or OFFSET alone: the first rows that come, or all behind them.
     First {
         /// Rows before the first that is wanted.
         skip: usize,
-        /// How many are wanted.
-        fetch: usize,
+        /// How many are wanted, if not all.
+        fetch: Option<usize>,
     },
     /// Window functions: the partitions that a change touches are computed anew.
     Window {
@@ -218,7 +230,7 @@ impl Node {
         match &self.op {
             Op::Recompute { reason, .. } => Ok((Strategy::Full, reason.clone())),
             Op::Window { partition, .. } if partition.is_empty() => {
-                Ok((Strategy::Full, "window functions without PARTITION BY".to_owned()))
+                Ok((Strategy::Group, "window functions without PARTITION BY: all rows are one partition".to_owned()))
             }
             Op::Window { .. } => Ok((Strategy::Group, "window functions".to_owned())),
             Op::Sessions { .. } => Ok((Strategy::Group, "sessions".to_owned())),
@@ -256,11 +268,16 @@ impl Op {
                 let bounds: Vec<String> = bounds.iter().map(ToString::to_string).collect();
                 format!("Filter as time passes {}", bounds.join(" AND "))
             }
+            Op::Random { calls, .. } => format!("Record {calls:?}"),
             Op::Top { sort, skip, fetch, .. } => {
                 let by: Vec<String> = sort.iter().map(ToString::to_string).collect();
-                format!("Top {fetch} behind {skip} by [{}]", by.join(", "))
+                let which = fetch.map_or_else(|| "All".to_owned(), |fetch| format!("Top {fetch}"));
+                format!("{which} behind {skip} by [{}]", by.join(", "))
             }
-            Op::First { skip, fetch } => format!("First {fetch} behind {skip}"),
+            Op::First { skip, fetch } => {
+                let which = fetch.map_or_else(|| "All".to_owned(), |fetch| format!("First {fetch}"));
+                format!("{which} behind {skip}")
+            }
             Op::Ranking { window, limit, .. } => {
                 let exprs: Vec<String> = window.window_expr.iter().map(ToString::to_string).collect();
                 format!("First {} by {}", limit.rows, exprs.join(", "))
@@ -319,27 +336,53 @@ impl fmt::Display for Strategy {
 
 impl IncrementalPlan {
     /// EXPLAIN INCREMENTAL: per operator its place in the tree, strategy, whether it never retracts, and the reason
-    /// of a strategy that is not `change`.
-    pub fn explain(&self) -> Result<Vec<[String; 4]>> {
-        let mut lines = Vec::new();
+    /// of a strategy that is not `change`. Of what it has cost only the key is given.
+    pub fn explain(&self) -> Result<Vec<Explained>> {
+        let (mut lines, keys) = (Vec::new(), self.keys());
         for output in &self.outputs {
-            self.explain_node(output.node, 0, &mut lines)?;
+            self.explain_node(output.node, 0, &keys, &mut lines)?;
         }
         Ok(lines)
     }
 
-    fn explain_node(&self, node: NodeId, depth: usize, lines: &mut Vec<[String; 4]>) -> Result<()> {
-        let node = &self.nodes[node];
+    fn explain_node(&self, at: NodeId, depth: usize, keys: &[String], lines: &mut Vec<Explained>) -> Result<()> {
+        let node = &self.nodes[at];
         let forgets: Vec<String> = node.evict.iter().map(ToString::to_string).collect();
         let verb = if matches!(node.op, Op::Final { .. }) { "closed where" } else { "forgets" };
         let forgets = if forgets.is_empty() { String::new() } else { format!("; {verb} {}", forgets.join(", ")) };
         let text = format!("{}{}{forgets}", "  ".repeat(depth), node.op.describe(self));
         let (strategy, reason) = node.strategy(self)?;
-        let retracts = if node.append_only { "append-only" } else { "retracts" };
-        lines.push([plain_intervals(&text), strategy.to_string(), retracts.to_owned(), reason]);
+        lines.push(Explained {
+            operator: plain_intervals(&text),
+            strategy: strategy.to_string(),
+            output: if node.append_only { "append-only" } else { "retracts" }.to_owned(),
+            reason,
+            work: Work { key: keys[at].clone(), ..Work::default() },
+        });
         // NOT IN reads its right side twice.
         let shown = if matches!(node.op, Op::Join { .. }) { 2 } else { node.inputs.len() };
-        node.inputs.iter().take(shown).try_for_each(|input| self.explain_node(*input, depth + 1, lines))
+        node.inputs.iter().take(shown).try_for_each(|input| self.explain_node(*input, depth + 1, keys, lines))
+    }
+
+    /// A hash of each node and all beneath it. Steps that became one node have the hash of the last of them, so that
+    /// it is the same in a plan where another statement reads what is between them.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let below: Vec<&str> = node.inputs.iter().map(|input| keys[*input].as_str()).collect();
+            let below = below.join(" ");
+            let above = |below: String, text: String| format!("{:016x}", hash(format!("{text} {below}").as_bytes()));
+            keys.push(match &node.op {
+                Op::Stateless { steps } => steps.iter().fold(below, |below, step| above(below, step.to_string())),
+                op => above(below, op.describe(self)),
+            });
+        }
+        keys
+    }
+
+    /// True if an epoch needs a seed.
+    pub fn has_chance(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(node.op, Op::Random { .. }))
     }
 
     /// What is computed anew from all that has come, and why.
@@ -362,7 +405,8 @@ impl IncrementalPlan {
     /// stays where the nodes around are planned otherwise.
     pub fn keepers(&self) -> Vec<NodeId> {
         let keeps = |op: &Op| {
-            !matches!(op, Op::Scan { .. } | Op::Static { .. } | Op::Stateless { .. } | Op::Union | Op::Linear { .. })
+            let passes = matches!(op, Op::Stateless { .. } | Op::Union | Op::Linear { .. } | Op::Random { .. });
+            !passes && !matches!(op, Op::Scan { .. } | Op::Static { .. })
         };
         (0..self.nodes.len()).filter(|at| keeps(&self.nodes[*at].op)).collect()
     }
@@ -391,8 +435,8 @@ impl IncrementalPlan {
         for (source, table) in sources {
             let _ = writeln!(text, "{}: {} columns {:?}", source.name, table.describe(), source.columns);
         }
-        for [node, ..] in self.explain()? {
-            let _ = writeln!(text, "{node}");
+        for line in self.explain()? {
+            let _ = writeln!(text, "{}", line.operator);
         }
         Ok(text)
     }

@@ -6,13 +6,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::checkpoint::EpochRecord;
+use crate::checkpoint::{EpochRecord, Explained};
 use crate::clock::now_micros;
 use crate::offset::Epoch;
 use crate::source::stream::Waiting;
 
 /// How far a pipeline is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Progress {
     /// The last epoch that all sinks show.
     pub epoch: Epoch,
@@ -36,6 +36,8 @@ pub struct Progress {
     pub state: (usize, usize),
     /// The last checkpoint, and its size on disk.
     pub checkpoint: (Epoch, u64),
+    /// What each operator had cost at the last checkpoint.
+    pub operators: Vec<Explained>,
     /// Epochs that were run again at the start.
     pub replayed: usize,
 }
@@ -85,8 +87,11 @@ impl ProgressCell {
         self.change(|progress| (progress.skipped, progress.late) = (bad, late));
     }
 
-    pub(super) fn checkpointed(&self, epoch: Epoch, bytes: u64) {
-        self.change(|progress| progress.checkpoint = (epoch, bytes));
+    pub(super) fn checkpointed(&self, epoch: Epoch, bytes: u64, operators: &[Explained]) {
+        self.change(|progress| {
+            progress.checkpoint = (epoch, bytes);
+            progress.operators = operators.to_vec();
+        });
     }
 
     pub(super) fn recovered(&self, epoch: Epoch, replayed: usize) {

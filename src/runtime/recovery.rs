@@ -45,6 +45,7 @@ impl<'a> Runner<'a> {
         let (store, parts) = StateStore::open(folder.clone()).await?;
         let mut dataflow = Dataflow::build(Arc::clone(&plan), shards, &state)?;
         dataflow.restore(&parts)?;
+        dataflow.count_from(&store.last().operators.iter().map(|line| line.work.clone()).collect::<Vec<_>>());
         for (at, source) in sources.iter_mut().enumerate() {
             source.restore(parts.get(&format!("source{at}")).cloned().unwrap_or_default())?;
         }
@@ -57,7 +58,7 @@ impl<'a> Runner<'a> {
         let mut event_time = EventTime::new(&plan, now);
         event_time.restore(&parts)?;
         let watermarks = event_time.watermarks();
-        let context = EpochContext { epoch, runtime: Handle::current(), state, watermarks };
+        let context = EpochContext { epoch, seed: 0, runtime: Handle::current(), state, watermarks };
         Ok(Self {
             time,
             plan,
@@ -117,7 +118,7 @@ impl Runner<'_> {
             return Ok(None);
         }
         let (sources, watermarks) = (BTreeMap::new(), BTreeMap::new());
-        let record = EpochRecord { epoch: last + 1, now_micros: now_micros(), sources, watermarks };
+        let record = EpochRecord { epoch: last + 1, now_micros: now_micros(), seed: None, sources, watermarks };
         self.logs.begin(&record).await?;
         Ok(Some(record))
     }

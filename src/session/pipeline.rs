@@ -7,15 +7,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use arrow::array::{RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::DFSchema;
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::SchemaRef;
 use datafusion::datasource::{MemTable, source_as_provider};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    CreateView, DdlStatement, DmlStatement, LogicalPlan, SortExpr, Statement as PlanStatement, WriteOp,
+    CreateView, DdlStatement, DmlStatement, LogicalPlan, Statement as PlanStatement, WriteOp,
 };
 use datafusion::physical_expr::{LexOrdering, create_physical_sort_exprs};
 use datafusion::physical_plan::sorts::sort::sort_batch;
@@ -24,7 +23,7 @@ use datafusion::sql::sqlparser::ast::{ObjectType, Statement as Sql};
 
 use super::rows::reconfigured;
 use super::{Outcome, Rows, Session, threads};
-use crate::checkpoint::Identity;
+use crate::checkpoint::{Explained, Identity, StateStore};
 use crate::clock::EpochTime;
 use crate::config::OnFullRecompute;
 use crate::durable::Folder;
@@ -206,7 +205,9 @@ impl Session {
         }
         let state = self.pipeline_state();
         let time = EpochTime::default();
-        let plans = statements.iter().map(|statement| optimised(&state, statement.plan.clone(), &time));
+        let plans = statements
+            .iter()
+            .map(|statement| Ok((optimised(&state, statement.plan.clone(), &time)?, statement.is_shown_whole())));
         let plans = plans.collect::<Result<Vec<_>>>()?;
         let plan = planner::differentiate(&plans)?;
         let recomputed = self.recomputed(&plan)?;
@@ -222,7 +223,7 @@ impl Session {
             // As optimised: until then, a type that is coerced is not known.
             let columns = Arc::clone(output.columns.inner());
             let append_only = plan.nodes[output.node].append_only;
-            let order = order(&output.sort, &output.columns, &state)?;
+            let order = order(output, &state)?;
             match &statement.target {
                 Some(target) => {
                     targets.push(target.describe());
@@ -241,7 +242,8 @@ impl Session {
             let plan = if planner::emits_final(&optimised)? { optimised } else { plan };
             Ok(Planned { plan, target: target.map_or_else(|| "console".to_owned(), |target| target.text) })
         };
-        let statements = statements.into_iter().zip(plans).map(planned).collect::<Result<_>>()?;
+        let statements =
+            statements.into_iter().zip(plans.into_iter().map(|(plan, _)| plan)).map(planned).collect::<Result<_>>()?;
         Ok(Some(Pipeline {
             plan,
             sources,
@@ -298,14 +300,24 @@ impl Session {
         Folder::local(Path::new(text))
     }
 
-    /// Takes the columns of growing tables from the state of their pipeline, if it was run before.
+    /// Takes the columns of growing tables from the state of their pipeline, if it was run before, and what its
+    /// operators have cost.
     pub async fn remember(&self, folder: &Folder) -> Result<()> {
         // A damaged state is told when it is opened.
         let Ok(Some(known)) = Identity::read(folder).await else { return Ok(()) };
         for (table, record) in &known.found {
             self.remembered.put(table.clone(), Look::from_record(record)?);
         }
+        if let Some(newest) = StateStore::list(folder.clone()).await.unwrap_or_default().first() {
+            self.remember_work(&newest.operators);
+        }
         Ok(())
+    }
+
+    /// EXPLAIN INCREMENTAL tells what these operators have cost.
+    pub fn remember_work(&self, operators: &[Explained]) {
+        let mut worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner);
+        worked.extend(operators.iter().map(|line| (line.work.key.clone(), line.work.clone())));
     }
 
     /// Takes the columns of one growing table.
@@ -314,15 +326,24 @@ impl Session {
     }
 
     /// EXPLAIN INCREMENTAL.
-    pub(super) async fn explain_incremental(&self, plan: LogicalPlan, emits_final: bool) -> Result<Outcome> {
-        let plan = match plan {
-            LogicalPlan::Copy(copy) => LogicalPlan::clone(&copy.input),
-            LogicalPlan::Dml(dml) => LogicalPlan::clone(&dml.input),
-            plan => plan,
-        };
-        let plan = if emits_final { EmitFinal::plan(plan) } else { plan };
+    pub(super) async fn explain_incremental(
+        &self,
+        plan: LogicalPlan,
+        target: Option<Target>,
+        emits_final: bool,
+    ) -> Result<Outcome> {
+        let statement = self.continuous(plan, target)?;
+        let whole = statement.is_shown_whole();
+        let plan = if emits_final { EmitFinal::plan(statement.plan) } else { statement.plan };
         let optimised = optimised(&self.pipeline_state(), plan, &EpochTime::default())?;
-        let batch = explained(&planner::differentiate(&[optimised])?)?;
+        let mut lines = planner::differentiate(&[(optimised, whole)])?.explain()?;
+        let worked = self.worked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for line in &mut lines {
+            if let Some(known) = worked.get(&line.work.key) {
+                line.work = known.clone();
+            }
+        }
+        let batch = explained(&lines)?;
         let (state, plan) = self.context.read_batch(batch)?.into_parts();
         Ok(Outcome::Rows(Rows::start(state, plan, &self.current).await?))
     }
@@ -331,7 +352,7 @@ impl Session {
 /// The plan of a statement and those of the views that it reads, optimised, with the epoch's time.
 fn optimised(state: &SessionState, plan: LogicalPlan, time: &EpochTime) -> Result<LogicalPlan> {
     let plan = planner::map_views(plan, &|view| optimised(state, view.clone(), time))?;
-    planner::place_final(state.optimize(&with_epoch_time(plan, time)?)?)
+    planner::with_calls_beneath(planner::place_final(state.optimize(&with_epoch_time(plan, time)?)?)?)
 }
 
 /// A pipe gives its bytes once.
@@ -380,6 +401,13 @@ fn source_opener(stores: &Arc<Stores>, state: &SessionState) -> OpenSource {
     })
 }
 
+impl Continuous {
+    /// True if its result is shown as a whole, and so in order.
+    fn is_shown_whole(&self) -> bool {
+        self.target.as_ref().is_none_or(|target| !target.folder)
+    }
+}
+
 impl FileTarget {
     fn describe(&self) -> String {
         let partitions = self.partitions.join(", ");
@@ -388,12 +416,29 @@ impl FileTarget {
     }
 }
 
-fn explained(plan: &IncrementalPlan) -> Result<RecordBatch> {
-    let lines = plan.explain()?;
-    let names = ["operator", "strategy", "output", "reason"];
-    let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, false)).collect();
-    let column = |at: usize| Arc::new(StringArray::from_iter_values(lines.iter().map(|line| &line[at]))) as _;
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), (0..names.len()).map(column).collect())?)
+/// The rows of EXPLAIN INCREMENTAL. What operators have cost is there if any of them has run.
+fn explained(lines: &[Explained]) -> Result<RecordBatch> {
+    let text =
+        |of: fn(&Explained) -> &String| Arc::new(StringArray::from_iter_values(lines.iter().map(of))) as ArrayRef;
+    let mut columns = vec![
+        ("operator", text(|line| &line.operator)),
+        ("strategy", text(|line| &line.strategy)),
+        ("output", text(|line| &line.output)),
+        ("reason", text(|line| &line.reason)),
+    ];
+    let ran = |line: &Explained| line.work.epochs > 0;
+    if lines.iter().any(ran) {
+        let count = |of: fn(&Explained) -> u64| {
+            let counts = lines.iter().map(|line| ran(line).then(|| i64::try_from(of(line)).unwrap_or(i64::MAX)));
+            Arc::new(Int64Array::from_iter(counts)) as ArrayRef
+        };
+        let micros = lines.iter().map(|line| ran(line).then(|| (line.work.epoch_micros() * 10.0).round() / 10.0));
+        columns.push(("state_rows", count(|line| line.work.rows)));
+        columns.push(("state_bytes", count(|line| line.work.bytes)));
+        columns.push(("epochs", count(|line| line.work.epochs)));
+        columns.push(("epoch_micros", Arc::new(Float64Array::from_iter(micros))));
+    }
+    Ok(RecordBatch::try_from_iter(columns)?)
 }
 
 fn copy_target(copy: &CopyTo, target: &Target) -> Result<FileTarget> {
@@ -420,9 +465,9 @@ fn encoding(ending: &str, delimiter: Option<u8>) -> Result<FileEncoding> {
 }
 
 /// Puts rows in the order of the statement.
-fn order(sort: &[SortExpr], columns: &DFSchema, state: &SessionState) -> Result<Option<Order>> {
+fn order(output: &planner::Output, state: &SessionState) -> Result<Option<Order>> {
     let context = PhysicalPlanningContext::default();
-    let exprs = create_physical_sort_exprs(sort, columns, state.execution_props(), &context)?;
+    let exprs = create_physical_sort_exprs(&output.sort, &output.columns, state.execution_props(), &context)?;
     let Some(ordering) = LexOrdering::new(exprs) else { return Ok(None) };
-    Ok(Some(Arc::new(move |rows: &RecordBatch| Ok(sort_batch(rows, &ordering, None)?))))
+    Ok(Some(Order::new(Arc::new(move |rows: &RecordBatch| Ok(sort_batch(rows, &ordering, None)?)), output.hidden)))
 }

@@ -110,8 +110,9 @@ impl View {
 
     /// The first rows, as many as there is room for; the number of all; which of the first are marked.
     fn first(&self, room: usize) -> Result<(RecordBatch, usize, Vec<bool>)> {
+        let shown = |rows: RecordBatch| self.order.as_ref().map_or(Ok(rows.clone()), |order| order.shown(&rows));
         let Some(encoder) = &self.encoder else {
-            return Ok((RecordBatch::new_empty(Arc::clone(&self.columns)), 0, Vec::new()));
+            return Ok((shown(RecordBatch::new_empty(Arc::clone(&self.columns)))?, 0, Vec::new()));
         };
         let count = |weight: &i64| usize::try_from(*weight).unwrap_or(0);
         let all: usize = self.rows.values().map(count).sum();
@@ -123,12 +124,12 @@ impl View {
         let weights = some.iter().map(|(_, weight)| *weight).collect::<Vec<_>>();
         let mut rows = repeat(&Changes::weighted(rows, weights.into()))?;
         if let Some(order) = &self.order {
-            rows = order(&rows)?;
+            rows = order.sorted(&rows)?;
         }
         let rows = rows.slice(0, rows.num_rows().min(room));
         let bytes = encoder.encode(rows.columns(), rows.num_rows())?;
         let marks = (0..rows.num_rows()).map(|at| self.marked.contains(bytes.row(at))).collect();
-        Ok((rows, all, marks))
+        Ok((shown(rows)?, all, marks))
     }
 }
 
@@ -311,7 +312,7 @@ fn table(view: &View, width: usize, height: usize) -> Result<Vec<String>> {
     let (rows, all, marks) = view.first(room)?;
     let buffer = Buffer::default();
     let shape = Shape { width: Some(width), types: true, rows: None };
-    let mut encoder = encoder(Format::Table, &view.columns, Box::new(buffer.clone()), shape, true)?;
+    let mut encoder = encoder(Format::Table, &rows.schema(), Box::new(buffer.clone()), shape, true)?;
     encoder.write(&rows)?;
     encoder.finish()?;
     let mut lines: Vec<String> = buffer.take().lines().map(str::to_owned).collect();

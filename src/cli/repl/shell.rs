@@ -247,6 +247,7 @@ impl Shell {
         };
         let finished = screen.finish();
         drop(keys);
+        self.session.remember_work(&progress.read().operators);
         let epoch = run?;
         finished?;
         Ok(match (epoch, shown.load(Ordering::Relaxed)) {

@@ -47,6 +47,7 @@ pub(super) async fn probe(
         let rows = event_time.admit(record, read_record(&pipeline, record).await?)?.on_time;
         saved.context.watermarks = event_time.watermarks();
         pipeline.time.set(record.now_micros);
+        saved.context.seed = record.seed.unwrap_or_default();
         let outputs = saved.step(rows, if record.epoch == 1 { tables.clone() } else { BTreeMap::new() }).await?;
         for (sink, changes) in pipeline.sinks.iter_mut().zip(outputs) {
             sink.take(changes, true)?;
@@ -58,6 +59,7 @@ pub(super) async fn probe(
             statements[at].kept = difference(columns, inserted(&batches[at]), vec![kept])?;
         }
     }
+    saved.context.seed = 0;
     let mut anew = Flow::new(&pipeline, 0)?;
     // What an operator in the middle has wrong may be lost on the way out: of equal rows max() takes one.
     anew.dataflow.watch();
@@ -141,7 +143,7 @@ impl Flow {
         let dataflow = Dataflow::build(Arc::clone(&pipeline.plan), pipeline.shards, &pipeline.state)?;
         let watermarks = vec![NO_WATERMARK; pipeline.plan.sources.len()];
         let state = pipeline.state.clone();
-        let context = EpochContext { epoch, runtime: Handle::current(), state, watermarks };
+        let context = EpochContext { epoch, seed: 0, runtime: Handle::current(), state, watermarks };
         Ok(Self { dataflow, context })
     }
 

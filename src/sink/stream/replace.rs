@@ -21,15 +21,47 @@ use crate::durable::{Folder, Shown, StagedFile};
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
-/// Puts the rows in the order of the statement.
-pub type Order = Arc<dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync>;
+/// Puts rows into the order of the statement.
+type Sort = dyn Fn(&RecordBatch) -> Result<RecordBatch> + Send + Sync;
+
+/// The order of the statement, which may need columns that the statement does not have: they come behind the others.
+#[derive(Clone)]
+pub struct Order {
+    sort: Arc<Sort>,
+    hidden: usize,
+}
+
+impl Order {
+    /// `hidden`: so many columns at the end are there for the order alone.
+    pub fn new(sort: Arc<Sort>, hidden: usize) -> Self {
+        Self { sort, hidden }
+    }
+
+    /// The rows in order, with all columns.
+    pub fn sorted(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        (self.sort)(rows)
+    }
+
+    /// The rows without the columns that are there for the order alone.
+    pub fn shown(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        Ok(rows.project(&(0..rows.num_columns().saturating_sub(self.hidden)).collect::<Vec<_>>())?)
+    }
+
+    /// True if there are such columns.
+    pub fn hides(&self) -> bool {
+        self.hidden > 0
+    }
+}
 
 /// One file.
 pub struct ReplaceSink {
     folder: Folder,
     name: String,
     encoding: FileEncoding,
+    /// What is kept.
     columns: SchemaRef,
+    /// What is written.
+    shown_columns: SchemaRef,
     order: Option<Order>,
     encoder: RowEncoder,
     rows: BTreeMap<Box<[u8]>, i64>,
@@ -53,11 +85,14 @@ impl ReplaceSink {
         order: Option<Order>,
     ) -> Result<Self> {
         let encoder = RowEncoder::of(&columns)?;
+        let none = RecordBatch::new_empty(Arc::clone(&columns));
+        let shown_columns = order.as_ref().map_or(Ok(none.clone()), |order| order.shown(&none))?.schema();
         Ok(Self {
             folder,
             name,
             encoding,
             columns,
+            shown_columns,
             order,
             encoder,
             rows: BTreeMap::new(),
@@ -114,9 +149,9 @@ impl Sink for ReplaceSink {
         }
         let mut rows = repeat(&result)?;
         if let Some(order) = &self.order {
-            rows = order(&rows)?;
+            rows = order.shown(&order.sorted(&rows)?)?;
         }
-        let columns = self.encoding.schema(&self.columns)?;
+        let columns = self.encoding.schema(&self.shown_columns)?;
         if self.encoding != FileEncoding::Parquet {
             let mut file = Growing::new(self.encoding, columns);
             file.push(&rows)?;
@@ -164,7 +199,7 @@ impl Sink for ReplaceSink {
     }
 
     async fn shown(&mut self) -> Result<Option<Image>> {
-        let file = self.encoding.schema(&self.columns)?;
+        let file = self.encoding.schema(&self.shown_columns)?;
         let columns = self.encoding.image_columns(&file);
         let Some(bytes) = self.folder.read(&self.name).await? else {
             return Ok(Some(Image { columns, rows: Vec::new() }));
@@ -177,12 +212,14 @@ impl Sink for ReplaceSink {
     }
 
     fn image(&self, rows: &RecordBatch) -> Result<Vec<Changes>> {
-        let image = self.encoding.image_of_rows(rows, &self.encoding.schema(&self.columns)?)?;
+        let image = self.encoding.image_of_rows(rows, &self.encoding.schema(&self.shown_columns)?)?;
         Ok(image.into_iter().map(Changes::inserted).collect())
     }
 
     fn kept(&self) -> Result<Option<Changes>> {
-        self.result().map(Some)
+        let Changes { rows, weights } = self.result()?;
+        let rows = self.order.as_ref().map_or(Ok(rows.clone()), |order| order.shown(&rows))?;
+        Ok(Some(Changes { rows, weights }))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

@@ -1,0 +1,90 @@
+//! State that is restored into another number of shards.
+//!
+//! Enters: tables that grow, and of which rows are taken away and given back. Leaves: nothing. Always holds: whatever
+//! number of threads ran before, a pipeline shows what the batch gives over all that it took.
+
+use std::fmt::Write as _;
+
+use crate::support::Place;
+
+const STREAMS: &str = "
+    CREATE STREAM a (id BIGINT, k BIGINT, v BIGINT) STORED AS JSON LOCATION 'a/';
+    CREATE STREAM b (id BIGINT, k BIGINT, v BIGINT) STORED AS JSON LOCATION 'b/';
+    CREATE STREAM gone (id BIGINT, sign BIGINT) STORED AS JSON LOCATION 'gone/';";
+
+const TABLES: &str = "
+    CREATE EXTERNAL TABLE a (id BIGINT, k BIGINT, v BIGINT) STORED AS JSON LOCATION 'a/';
+    CREATE EXTERNAL TABLE b (id BIGINT, k BIGINT, v BIGINT) STORED AS JSON LOCATION 'b/';
+    CREATE EXTERNAL TABLE gone (id BIGINT, sign BIGINT) STORED AS JSON LOCATION 'gone/';";
+
+const VIEWS: &str = "
+    CREATE VIEW dead AS SELECT id FROM gone GROUP BY id HAVING sum(sign) > 0;
+    CREATE VIEW l AS SELECT * FROM a WHERE NOT EXISTS (SELECT 1 FROM dead WHERE dead.id = a.id);
+    CREATE VIEW r AS SELECT * FROM b WHERE NOT EXISTS (SELECT 1 FROM dead WHERE dead.id = b.id);";
+
+/// What is joined, grouped and ranked, over rows that come and go.
+const QUERIES: [&str; 14] = [
+    "SELECT l.id AS x, r.id AS y FROM l JOIN r ON l.k = r.k",
+    "SELECT l.id AS x, r.v AS y FROM l LEFT JOIN r ON l.k = r.k AND l.v < r.v",
+    "SELECT l.v AS x, r.id AS y FROM l RIGHT JOIN r ON l.v = r.v",
+    "SELECT l.id AS x, r.id AS y FROM l FULL JOIN r ON l.k = r.k AND l.v = r.v",
+    "SELECT l.id AS x, r.id AS y FROM l JOIN r ON l.v + 20 < r.v",
+    "SELECT l.id AS x, r.id AS y FROM l LEFT JOIN r ON (l.k IS NOT DISTINCT FROM r.k) AND l.v <> r.v",
+    "SELECT id AS x, v AS y FROM l WHERE EXISTS (SELECT 1 FROM r WHERE r.k = l.k AND r.v > l.v)",
+    "SELECT id AS x, v AS y FROM l WHERE NOT EXISTS (SELECT 1 FROM r WHERE r.k = l.k AND r.v > l.v)",
+    "SELECT id AS x, k AS y FROM l WHERE v NOT IN (SELECT v FROM r WHERE v % 2 = 0)",
+    "SELECT id AS x, k AS y FROM l WHERE k NOT IN (SELECT k FROM r WHERE v > 32)",
+    "SELECT id AS x, EXISTS (SELECT 1 FROM r WHERE r.v = l.v) AS y FROM l",
+    "SELECT l.k AS x, count(*) AS n, sum(r.v) AS y FROM l JOIN r ON l.k = r.k GROUP BY l.k",
+    "SELECT id AS x, row_number() OVER (PARTITION BY k ORDER BY v, id) AS y FROM l QUALIFY y <= 2",
+    "SELECT id AS x, sum(v) OVER (ORDER BY v, id) AS y FROM r",
+];
+
+fn pipeline() -> String {
+    let mut sql = format!("{STREAMS}{}", VIEWS.replace("CREATE VIEW", "CREATE MATERIALIZED VIEW"));
+    for (at, query) in QUERIES.iter().enumerate() {
+        let _ = write!(sql, "COPY ({query}) TO 'q{at}.csv';");
+    }
+    sql
+}
+
+/// New rows, and of the rows so far some that go and some that come back.
+fn grow(place: &Place, round: u64) {
+    let row = |id: u64, salt: u64| {
+        let k = if (id + salt).is_multiple_of(11) { "null".to_owned() } else { ((id * 7 + salt) % 9).to_string() };
+        format!("{{\"id\":{id},\"k\":{k},\"v\":{}}}\n", (id * 13 + salt * 5) % 37)
+    };
+    let ids = round * 30..round * 30 + 30;
+    place.write(&format!("a/{round}.json"), ids.clone().map(|id| row(id, 0)).collect::<String>());
+    place.write(&format!("b/{round}.json"), ids.map(|id| row(id, 1)).collect::<String>());
+    let sign = |id: u64, sign: i64| format!("{{\"id\":{id},\"sign\":{sign}}}\n");
+    let mut gone: String = (0..round * 30 + 30).filter(|id| id % 5 == round % 5).map(|id| sign(id, 1)).collect();
+    if round > 0 {
+        gone.extend((0..round * 30).filter(|id| id % 5 == (round - 1) % 5).map(|id| sign(id, -1)));
+    }
+    place.write(&format!("gone/{round}.json"), gone);
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn joins_are_restored_into_other_numbers_of_shards() {
+    let (place, sql) = (Place::new(), pipeline());
+    let mut seen = [false; QUERIES.len()];
+    for (round, threads) in ["1", "3", "2", "1", "3"].into_iter().enumerate() {
+        grow(&place, round as u64);
+        let args = ["query", "--once", "--state", "state", "-q", "--threads", threads, "-c", &sql];
+        place.run(&args).data();
+        for (at, query) in QUERIES.iter().enumerate() {
+            let batch = place.run(&["query", "-q", "--format", "csv", "-c", &format!("{TABLES}{VIEWS}{query}")]).data();
+            let shown = place.read(&format!("q{at}.csv"));
+            seen[at] |= shown.lines().count() > 1;
+            assert_eq!(sorted(&shown), sorted(&batch), "round {round}, {threads} threads: {query}");
+        }
+    }
+    assert!(!seen.contains(&false), "a query has never shown anything: {seen:?}");
+}
