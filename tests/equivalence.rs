@@ -19,7 +19,7 @@ use fuse::error::Error;
 use fuse::offset::Epoch;
 use fuse::runtime::{self, ProgressCell, RunOptions, Until};
 use fuse::session::{Outcome, Session};
-use fuse::sink::stream::Sink;
+use fuse::sink::stream::{Order, Sink};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
@@ -67,6 +67,7 @@ struct Shown {
 struct Collector {
     shown: Arc<Mutex<Shown>>,
     taken: Vec<Changes>,
+    order: Option<Order>,
 }
 
 #[async_trait]
@@ -87,7 +88,8 @@ impl Sink for Collector {
         }
         shown.epochs.push(epoch);
         for change in std::mem::take(&mut self.taken) {
-            for (row, text) in lines(&change.rows).into_iter().enumerate() {
+            let rows = self.order.as_ref().map_or(Ok(change.rows.clone()), |order| order.shown(&change.rows))?;
+            for (row, text) in lines(&rows).into_iter().enumerate() {
                 let weight = shown.rows.entry(text.clone()).or_insert(0);
                 *weight += change.weight(row);
                 if *weight == 0 {
@@ -127,7 +129,8 @@ async fn run(root: &Path, query: &str, shown: &Arc<Mutex<Shown>>, end: &End) -> 
     let session = Session::new(settings)?;
     session.execute_text(&ddl(root, true)).await?;
     session.execute_text(query).await?;
-    let collector = |_, _, _| -> Box<dyn Sink> { Box::new(Collector { shown: Arc::clone(shown), taken: Vec::new() }) };
+    let collector =
+        |_, _, order| -> Box<dyn Sink> { Box::new(Collector { shown: Arc::clone(shown), taken: Vec::new(), order }) };
     let pipeline = session.pipeline(&collector)?.expect("a pipeline");
     let folder = session.state_folder(&root.join("state").display().to_string())?;
     let options = RunOptions { folder, trigger: Duration::ZERO, until: Until::CaughtUp, fresh: false };
