@@ -143,6 +143,7 @@ pub async fn run(
     }
     // The folder is not given back while a checkpoint is written to it.
     let written = runner.checkpoint_written().await;
+    let written = written.map_err(|error| with_what_is_kept(error, progress.read().epoch));
     done?;
     written?;
     Ok(if runner.evolved.is_empty() { Ended::Stopped(runner.epoch) } else { Ended::Evolved(runner.evolved) })
