@@ -152,6 +152,11 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
             columns[*column] = input(0)[*column].clone();
             columns
         }
+        Op::Random { .. } => {
+            let mut columns = input(0).clone();
+            columns.resize(width, None);
+            columns
+        }
         Op::Temporal { .. } | Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } => none(),
     })
 }
