@@ -82,8 +82,13 @@ impl Sums {
                 let values = wide(&arguments[0])?;
                 for (row, group, times) in rows {
                     self.counts[group] += times;
-                    let sum = values.value(row).checked_mul(i128::from(times));
-                    let sum = sum.and_then(|value| self.wholes[group].checked_add(value));
+                    let value = values.value(row);
+                    // A product of 128 bits takes longer than all else here.
+                    let sum = match times {
+                        1 => self.wholes[group].checked_add(value),
+                        -1 => self.wholes[group].checked_sub(value),
+                        _ => value.checked_mul(times.into()).and_then(|value| self.wholes[group].checked_add(value)),
+                    };
                     self.wholes[group] = sum.ok_or_else(|| too_large(&self.function))?;
                 }
             }
