@@ -1,4 +1,5 @@
-//! What an epoch costs while the state grows: queries of TPC-H and Nexmark beside the same query as a batch.
+//! What an epoch costs while the state grows: queries of TPC-H and Nexmark beside the same query as a batch; and what
+//! a second thread and a hot key make of it; and what its checkpoints cost.
 //!
 //! Enters: names of queries, or nothing for all of them; FUSE_BENCH_ROWS, rows of state, by commas. Leaves: a line for
 //! each query and size. Always holds: the epochs and the batch read the same rows, from memory, on one thread; rows
@@ -8,6 +9,8 @@
 #[path = "../tpch/data.rs"]
 mod data;
 mod feed;
+mod skew;
+mod state;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,14 +50,21 @@ fn main() -> Result<()> {
         "{:<13}{:>10}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>8}{:>11}{:>9}",
         "query", "rows", "batch s", "load s", "1 row µs", "1k µs", "100k ms", "state MB", "B/row", "batch/1k", "load/b"
     );
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|arg| name.contains(arg.as_str()));
     let names = TPCH.iter().map(|name| format!("tpch-{name}")).chain(NEXMARK.iter().map(|q| format!("nexmark-{q}")));
-    for name in names.filter(|name| asked.is_empty() || asked.iter().any(|arg| name.contains(arg.as_str()))) {
+    for name in names.filter(|name| wanted(name)) {
         if name.starts_with("tpch") {
             runtime.block_on(feed::generate(place.path(), largest))?;
         }
         for rows in &sizes {
             runtime.block_on(measure(&name, *rows, place.path()))?;
         }
+    }
+    for rows in sizes.iter().filter(|_| wanted("state")) {
+        runtime.block_on(state::measure(*rows as u64))?;
+    }
+    if wanted("skew") {
+        runtime.block_on(skew::measure())?;
     }
     Ok(())
 }
