@@ -39,6 +39,7 @@ impl Changes {
     }
 
     /// The weight of a row.
+    #[inline]
     pub fn weight(&self, row: usize) -> i64 {
         self.weights.as_ref().map_or(1, |weights| weights.value(row))
     }

@@ -71,6 +71,7 @@ impl Encoded {
     }
 
     /// The bytes of a row.
+    #[inline]
     pub fn row(&self, row: usize) -> &[u8] {
         self.rows.as_ref().map_or(&[], |rows| rows.row(row).data())
     }

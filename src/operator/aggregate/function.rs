@@ -49,6 +49,7 @@ impl Batch<'_> {
         self.rows.num_rows()
     }
 
+    #[inline]
     pub(super) fn weight(&self, row: usize) -> i64 {
         self.weights.map_or(1, |weights| weights.value(row))
     }

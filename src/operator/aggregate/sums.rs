@@ -82,13 +82,7 @@ impl Sums {
                 let values = wide(&arguments[0])?;
                 for (row, group, times) in rows {
                     self.counts[group] += times;
-                    let value = values.value(row);
-                    // A product of 128 bits takes longer than all else here.
-                    let sum = match times {
-                        1 => self.wholes[group].checked_add(value),
-                        -1 => self.wholes[group].checked_sub(value),
-                        _ => value.checked_mul(times.into()).and_then(|value| self.wholes[group].checked_add(value)),
-                    };
+                    let sum = plus(self.wholes[group], values.value(row), times);
                     self.wholes[group] = sum.ok_or_else(|| too_large(&self.function))?;
                 }
             }
@@ -196,6 +190,15 @@ impl Sums {
                 vec![Arc::new(groups.iter().map(value).collect::<BooleanArray>())]
             }
         }
+    }
+}
+
+/// `sum + value * times`, if 128 bits hold it. The product is left out where it can be: it takes longer than all else.
+fn plus(sum: i128, value: i128, times: i64) -> Option<i128> {
+    match times {
+        1 => sum.checked_add(value),
+        -1 => sum.checked_sub(value),
+        _ => sum.checked_add(value.checked_mul(times.into())?),
     }
 }
 
