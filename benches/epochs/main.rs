@@ -80,6 +80,17 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// What the operators ask for, before the first epoch.
+fn context(pipeline: &Pipeline) -> EpochContext {
+    EpochContext {
+        epoch: 0,
+        seed: 0,
+        runtime: Handle::current(),
+        state: pipeline.state.clone(),
+        watermarks: vec![i64::MIN; pipeline.plan.sources.len()],
+    }
+}
+
 /// Operators with what they ask for while they step.
 struct Running {
     pipeline: Pipeline,
@@ -99,9 +110,7 @@ impl Running {
             }
         }
         let dataflow = Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?;
-        let watermarks = vec![i64::MIN; pipeline.plan.sources.len()];
-        let state = pipeline.state.clone();
-        let context = EpochContext { epoch: 0, seed: 0, runtime: Handle::current(), state, watermarks };
+        let context = context(&pipeline);
         Ok(Self { pipeline, dataflow, context, tables })
     }
 

@@ -8,12 +8,11 @@ use std::time::Instant;
 
 use fuse::config::Settings;
 use fuse::offset::OffsetRange;
-use fuse::operator::{Dataflow, EpochContext};
+use fuse::operator::Dataflow;
 use fuse::session::Session;
-use tokio::runtime::Handle;
 
 use super::feed::Nowhere;
-use super::{Result, median};
+use super::{Result, context, median};
 
 const ROWS: u64 = 1_000_000;
 const EPOCHS: u64 = 5;
@@ -56,7 +55,7 @@ async fn run(query: &str, key: &str, threads: usize) -> Result<f64> {
     session.execute_text(&sql).await?;
     let pipeline = session.pipeline(&|_, _, _| Box::new(Nowhere))?.ok_or("no pipeline")?;
     let mut dataflow = Dataflow::build(Arc::clone(&pipeline.plan), threads, &pipeline.state)?;
-    let mut context = EpochContext { epoch: 0, runtime: Handle::current(), state: pipeline.state.clone() };
+    let mut context = context(&pipeline);
     let mut seconds = Vec::new();
     for epoch in 0..=EPOCHS {
         let mut rows = Vec::new();

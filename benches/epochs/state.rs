@@ -12,10 +12,9 @@ use fuse::durable::Folder;
 use fuse::offset::OffsetRange;
 use fuse::operator::{Dataflow, EpochContext};
 use fuse::runtime::Pipeline;
-use tokio::runtime::Handle;
 
 use super::feed::Nowhere;
-use super::{LOAD, Result, one_thread};
+use super::{LOAD, Result, context, one_thread};
 
 /// Rows of an epoch.
 const CHANGES: u64 = 1_000;
@@ -52,13 +51,13 @@ pub(super) async fn measure(rows: u64) -> Result<()> {
             at = to;
         }
         let begun = Instant::now();
-        store.save(1, dataflow.save()?).await?;
+        store.save(1, dataflow.save()?, Vec::new()).await?;
         let first = (begun.elapsed().as_secs_f64(), store.last().bytes());
         let mut changed = 0;
         for epoch in 0..EPOCHS {
             changed += step(&mut dataflow, &pipeline, all + epoch * CHANGES, all + (epoch + 1) * CHANGES).await?;
         }
-        store.save(2, dataflow.save()?).await?;
+        store.save(2, dataflow.save()?, Vec::new()).await?;
         let second = store.last().bytes() - first.1;
         drop((dataflow, store));
         let begun = Instant::now();
@@ -84,7 +83,7 @@ async fn step(dataflow: &mut Dataflow, pipeline: &Pipeline, from: u64, to: u64) 
         rows.push(source.read(&OffsetRange::Rows { from, to }).await?.batches);
     }
     let bytes = rows.iter().flatten().map(|batch| batch.num_rows() * 8).sum();
-    let context = EpochContext { epoch: to, runtime: Handle::current(), state: pipeline.state.clone() };
+    let context = EpochContext { epoch: to, ..context(pipeline) };
     tokio::task::block_in_place(|| dataflow.step(&rows, &mut BTreeMap::new(), &context))?;
     Ok(bytes)
 }
