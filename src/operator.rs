@@ -6,6 +6,7 @@
 
 mod aggregate;
 pub mod arrangement;
+mod asof;
 mod chunks;
 mod closing;
 mod exchange;
@@ -21,6 +22,7 @@ mod recompute;
 mod sessions;
 mod stateless;
 mod temporal;
+mod timeline;
 mod top;
 mod window;
 
@@ -412,6 +414,11 @@ fn in_order(node: &Node, grows: bool, state: &SessionState) -> Result<(Box<dyn O
             let exchange = sessions.exchange()?;
             (Box::new(sessions), vec![exchange])
         }
+        Op::AsOf { asof } => {
+            let asof = asof::AsOf::new(asof, evict, state)?;
+            let exchanges = asof.exchanges()?;
+            (Box::new(asof), exchanges)
+        }
         Op::Final { input, .. } => {
             (Box::new(closing::Closing::new(input, evict, state)?), vec![Exchange::by_row(&node.schema)?])
         }
@@ -457,7 +464,12 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 exchanges = vec![Exchange::by_row(&plan.nodes[node.inputs[0]].schema)?];
                 Box::new(random::Random::new(calls, *place, Arc::clone(&node.schema))?)
             }
-            Op::Window { .. } | Op::Ranking { .. } | Op::Sessions { .. } | Op::Final { .. } | Op::Temporal { .. } => {
+            Op::Window { .. }
+            | Op::Ranking { .. }
+            | Op::Sessions { .. }
+            | Op::AsOf { .. }
+            | Op::Final { .. }
+            | Op::Temporal { .. } => {
                 let (operator, by) = in_order(node, append_only(0), state)?;
                 exchanges = by;
                 operator

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int64Array, RecordBatch, make_array};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Date32Type, Int64Type, TimeUnit};
+use arrow::datatypes::{DataType, Date32Type, Int32Type, Int64Type, TimeUnit};
 
 use crate::error::{Error, Result};
 use crate::offset::{ENDED, NO_WATERMARK};
@@ -61,6 +61,7 @@ pub fn ordered(values: &ArrayRef) -> Result<Int64Array> {
             Ok(Int64Array::from(data))
         }
         DataType::Int64 => Ok(values.as_primitive::<Int64Type>().clone()),
+        DataType::Int32 => Ok(values.as_primitive::<Int32Type>().unary(i64::from)),
         DataType::Date32 => Ok(values.as_primitive::<Date32Type>().unary(i64::from)),
         kind => Err(Error::query(format!("a watermark bounds no {kind}"))),
     }

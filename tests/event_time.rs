@@ -25,7 +25,7 @@ const BASE: i64 = 1_704_067_200 * SECOND;
 const DELAY: i64 = 20;
 
 /// Queries that forget; none is computed anew as a whole. Windows of 10 s.
-const FORGETTING: [&str; 19] = [
+const FORGETTING: [&str; 22] = [
     "SELECT window_start, window_end, k, count(*) AS n, sum(v), min(v), max(v), count(DISTINCT v), median(v) \
      FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds') GROUP BY window_start, window_end, k",
     "SELECT window_end, count(*) FROM HOP(TABLE a, DESCRIPTOR(ts), INTERVAL '5 seconds', INTERVAL '15 seconds') \
@@ -60,6 +60,12 @@ const FORGETTING: [&str; 19] = [
     "SELECT x.k, x.n, y.n AS m FROM (SELECT k, window_start AS w, count(*) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(ts), \
      INTERVAL '10 seconds') GROUP BY k, window_start) x LEFT JOIN (SELECT k, window_start AS w, count(*) AS n \
      FROM TUMBLE(TABLE b, DESCRIPTOR(ts), INTERVAL '10 seconds') GROUP BY k, window_start) y ON x.k = y.k AND x.w = y.w",
+    "SELECT a.k, a.v, a.ts, b.v AS w, b.ts AS bts FROM a ASOF LEFT JOIN (SELECT k, ts, max(v) AS v FROM b GROUP BY k, ts) b \
+     ON a.k = b.k AND a.ts >= b.ts",
+    "SELECT a.v, a.ts, b.v AS w FROM (SELECT v, ts, count(*) AS n FROM a GROUP BY v, ts) a \
+     ASOF JOIN (SELECT ts, sum(v) AS v FROM b GROUP BY ts) b ON a.ts > b.ts",
+    "SELECT k, count(*), sum(w) FROM (SELECT a.k, date_bin(INTERVAL '10 seconds', a.ts) AS t, b.v AS w FROM a \
+     ASOF JOIN (SELECT k, ts, max(v) AS v FROM b GROUP BY k, ts) b ON a.k = b.k AND a.ts >= b.ts) GROUP BY k, t",
     "SELECT window_start, names.name, count(*) FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds') x \
      LEFT JOIN names ON x.k = names.k GROUP BY window_start, names.name",
 ];

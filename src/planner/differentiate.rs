@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
     Window,
 };
 
+use super::asof::AsOfJoin;
 use super::emit::EmitFinal;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, Output, SourceNode, Step};
 use super::maintained::Maintained;
@@ -182,6 +183,10 @@ impl Builder {
         if let Some(sessions) = extension.node.as_any().downcast_ref::<Sessions>() {
             let input = self.node(&sessions.input)?;
             return Ok(self.push(Op::Sessions { sessions: Box::new(sessions.clone()) }, vec![input], schema, false));
+        }
+        if let Some(asof) = extension.node.as_any().downcast_ref::<AsOfJoin>() {
+            let inputs = asof.sides().into_iter().map(|side| self.node(side)).collect::<Result<Vec<_>>>()?;
+            return Ok(self.push(Op::AsOf { asof: Box::new(asof.clone()) }, inputs, schema, false));
         }
         if let Some(EmitFinal { input, closed: Some((column, _)) }) = EmitFinal::of(plan) {
             let node = self.node(input)?;

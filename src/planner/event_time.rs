@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     BinaryExpr, Cast, Expr, ExprSchemable, Join, LogicalPlan, Operator, Unnest, cast, ident,
 };
 
+use super::asof::AsOfJoin;
 use super::incremental::{IncrementalPlan, Node, NodeId, Op, SourceNode, Step};
 use super::time_windows::END;
 use super::windows;
@@ -74,6 +75,7 @@ pub(super) fn display(bound: &Bound) -> String {
     let mut terms: Vec<String> = bound.iter().map(term).collect();
     terms.dedup();
     match terms.as_slice() {
+        [] => "all time".to_owned(),
         [one] => one.clone(),
         terms => format!("least({})", terms.join(", ")),
     }
@@ -145,6 +147,19 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
             let mut columns = none();
             // A row that comes joins no session that has ended before it.
             columns[width - 1] = of_expr(&sessions.time, sessions.input.schema(), input(0))?;
+            columns
+        }
+        Op::AsOf { asof } => {
+            let mut columns = none();
+            let (time, other) = asof.times();
+            // A right row reaches left rows behind it.
+            if let Expr::Column(name) = time
+                && let Some(at) = asof.sides()[0].schema().maybe_index_of_column(name).filter(|_| asof.looks_back())
+                && let Some(own) = input(0)[at].clone()
+                && let Some(theirs) = of_expr(other, asof.sides()[1].schema(), input(1))?
+            {
+                columns[at] = Some([own, theirs].concat());
+            }
             columns
         }
         Op::Final { column, .. } => {
@@ -388,12 +403,32 @@ fn evictions(plan: &IncrementalPlan, at: NodeId, all: &[Columns]) -> Result<Vec<
             Ok(found.map(|eviction| Eviction { value: ident(END), ..eviction }).collect())
         }
         Op::Final { column, input } => first(&[Expr::Column(input.qualified_field(*column).into())], input),
+        Op::AsOf { asof } if asof.looks_back() => {
+            of_asof(asof, [columns(0), columns(1)], plan.nodes[node.inputs[0]].append_only)
+        }
         Op::Join { join, .. } if !join.null_aware => {
             let grows = |side: usize| plan.nodes[node.inputs[side]].append_only;
             of_sides(join, [columns(0), columns(1)], [grows(0), grows(1)])
         }
         _ => Ok(Vec::new()),
     }
+}
+
+/// What an ASOF JOIN forgets: left rows that no right row can reach any more; right rows that are before all that comes,
+/// but the last of each key.
+fn of_asof(asof: &AsOfJoin, inputs: [&Columns; 2], grows: bool) -> Result<Vec<Eviction>> {
+    let ([left, right], (time, other)) = (asof.sides(), asof.times());
+    let own = of_expr(time, left.schema(), inputs[0])?;
+    let Some(theirs) = of_expr(other, right.schema(), inputs[1])? else { return Ok(Vec::new()) };
+    let mut evictions = Vec::new();
+    if let Some(own) = if grows { Some(Vec::new()) } else { own.clone() } {
+        let bound = [theirs.clone(), own].concat();
+        evictions.push(Eviction { input: 0, key: 0, value: time.clone(), bound });
+    }
+    if let Some(own) = own {
+        evictions.push(Eviction { input: 1, key: 0, value: other.clone(), bound: [own, theirs].concat() });
+    }
+    Ok(evictions)
 }
 
 /// What a join forgets of each side: rows that nothing on the other side can meet any more, and that do not change.

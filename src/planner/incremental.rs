@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchemaRef;
 use datafusion::logical_expr::{Aggregate, Expr, Join, LogicalPlan, SortExpr, Window};
 
+use super::asof::AsOfJoin;
 use super::event_time::Eviction;
 use super::random::Chance;
 use super::sessions::Sessions;
@@ -176,6 +177,11 @@ pub enum Op {
         /// As planned.
         sessions: Box<Sessions>,
     },
+    /// ASOF JOIN.
+    AsOf {
+        /// As planned.
+        asof: Box<AsOfJoin>,
+    },
     /// EMIT FINAL: each row once, when it cannot change any more.
     Final {
         /// The column that tells.
@@ -283,6 +289,7 @@ impl Op {
                 format!("First {} by {}", limit.rows, exprs.join(", "))
             }
             Op::Sessions { sessions } => sessions.to_string(),
+            Op::AsOf { asof } => asof.to_string(),
             Op::Final { .. } => "Final rows".to_owned(),
             Op::Window { plan, .. } | Op::Recompute { plan, .. } => plan.display().to_string(),
         }

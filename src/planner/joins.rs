@@ -1,4 +1,4 @@
-//! ASOF JOIN as ordinary joins and windows.
+//! ASOF JOIN as ordinary joins and windows, over tables at rest; over growing ones [`AsOfJoin`] is an operator.
 //!
 //! Enters: `a ASOF [LEFT] JOIN b ON a.k = b.k AND a.t >= b.t`, with USING, or with MATCH_CONDITION. Leaves: a
 //! plan of union, window and hash join. Always holds: the cost is that of sorting both tables once,
@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, Join, JoinConstraint, JoinOperator, Select, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 
+use super::asof::AsOfJoin;
 use super::time_windows::name_table;
 use crate::error::{Error, Span};
 use crate::parser::{is_mark, mark};
@@ -100,21 +101,22 @@ impl RelationPlanner for FriendlyJoins {
         let left = context.plan(table_with_joins.relation.clone())?;
         let right = context.plan(right.clone())?;
         let asof = AsOf::new(left, right, match_condition, constraint, context)?;
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(asof.plan()?, alias.clone()))))
+        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(AsOfJoin::plan(asof)?, alias.clone()))))
     }
 }
 
 /// An ASOF JOIN, taken apart.
-struct AsOf {
-    left: LogicalPlan,
-    right: LogicalPlan,
-    kind: JoinType,
+#[derive(Debug, Clone)]
+pub(super) struct AsOf {
+    pub(super) left: LogicalPlan,
+    pub(super) right: LogicalPlan,
+    pub(super) kind: JoinType,
     /// Expressions that are equal, of the left and of the right table.
-    keys: Vec<(Expr, Expr)>,
+    pub(super) keys: Vec<(Expr, Expr)>,
     /// The times that are compared, and how.
-    times: Option<(Expr, Operator, Expr)>,
+    pub(super) times: Option<(Expr, Operator, Expr)>,
     /// Columns of the right table that USING leaves out.
-    hidden: Vec<String>,
+    pub(super) hidden: Vec<String>,
 }
 
 fn wrong(message: &str) -> Error {
@@ -211,7 +213,7 @@ impl AsOf {
         Ok(())
     }
 
-    fn plan(self) -> DfResult<LogicalPlan> {
+    pub(super) fn plan(self) -> DfResult<LogicalPlan> {
         let Some((left_time, op, right_time)) = self.times.clone() else {
             return Err(wrong("an ASOF JOIN needs a comparison").into());
         };

@@ -4,6 +4,7 @@
 //! Always holds: nothing is written here; what has to be run to make a plan (the values that PIVOT turns
 //! into columns) is run by whoever asks for the plan.
 
+mod asof;
 mod chart;
 mod checked;
 mod differentiate;
@@ -32,6 +33,7 @@ mod time_windows;
 mod upkeep;
 mod windows;
 
+pub use asof::AsOfJoin;
 pub use chart::{ChartCopy, chart_copy};
 pub use checked::logical_rules;
 pub use differentiate::{differentiate, is_continuous, maintained_views};

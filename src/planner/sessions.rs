@@ -25,6 +25,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::analyzer::{Analyzer, AnalyzerRule};
 
+use super::asof::AsOfJoin;
 use super::differentiate::is_continuous;
 use super::time_windows::{END, START};
 use crate::error::{Error, Result};
@@ -180,27 +181,31 @@ impl UserDefinedLogicalNodeCore for Sessions {
 /// DataFusion's rules for what was planned, behind ours.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
-    rules.insert(0, Arc::new(ExpandSessions));
+    rules.insert(0, Arc::new(ExpandAtRest));
     rules
 }
 
-/// Turns [`Sessions`] over tables at rest into window functions.
+/// Turns [`Sessions`] and [`AsOfJoin`] over tables at rest into window functions and joins.
 #[derive(Debug)]
-struct ExpandSessions;
+struct ExpandAtRest;
 
-impl AnalyzerRule for ExpandSessions {
+impl AnalyzerRule for ExpandAtRest {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> DfResult<LogicalPlan> {
         let expand = |node: LogicalPlan| {
             let LogicalPlan::Extension(extension) = &node else { return Ok(Transformed::no(node)) };
             match extension.node.as_any().downcast_ref::<Sessions>() {
                 Some(sessions) if !is_continuous(&sessions.input)? => Ok(Transformed::yes(sessions.expanded()?)),
-                _ => Ok(Transformed::no(node)),
+                Some(_) => Ok(Transformed::no(node)),
+                None => match extension.node.as_any().downcast_ref::<AsOfJoin>() {
+                    Some(asof) if !is_continuous(&node)? => Ok(Transformed::yes(asof.expanded()?)),
+                    _ => Ok(Transformed::no(node)),
+                },
             }
         };
         Ok(plan.transform_up_with_subqueries(expand)?.data)
     }
 
     fn name(&self) -> &str {
-        "expand_sessions"
+        "expand_at_rest"
     }
 }
