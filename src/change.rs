@@ -3,6 +3,7 @@
 //! Enters and leaves: [`Changes`], batches whose rows are inserted (+n) or retracted (-n). Always holds: an input
 //! that never retracts carries no weights at all; consolidated changes hold each row once, and none of weight 0.
 
+mod net;
 mod rows;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
+pub use net::{DELETE, INSERT, NetRows, OP, OnMissing};
 pub use rows::{Encoded, RowEncoder, RowMatcher, hash};
 
 /// The column that carries weights in files.

@@ -14,6 +14,9 @@ pub const NO_WATERMARK: i64 = i64::MIN;
 /// The watermark of a source of which nothing comes any more.
 pub const ENDED: i64 = i64::MAX;
 
+/// The entry in a Parquet file that says that rows are added behind those that it has, in versions of it.
+pub const GROWS_KEY: &str = "fuse.grows";
+
 /// What one epoch takes from one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,7 +39,8 @@ pub enum OffsetRange {
 pub struct FileSlice {
     /// The path in its store.
     pub path: String,
-    /// Where the piece begins, in units of the format: bytes of text, row groups of Parquet, batches of Arrow.
+    /// Where the piece begins, in units of the format: bytes of text, row groups of Parquet (rows, where it has
+    /// [`GROWS_KEY`]), batches of Arrow.
     pub from: u64,
     /// Where it ends, in the same units.
     pub to: u64,
@@ -60,6 +64,22 @@ pub struct FileMark {
 }
 
 impl OffsetRange {
+    /// What it takes, in words.
+    pub fn describe(&self) -> String {
+        match self {
+            OffsetRange::Files(slices) => {
+                let one = |slice: &FileSlice| format!("{} from {} to {}", slice.path, slice.from, slice.to);
+                let mut text = slices.iter().take(3).map(one).collect::<Vec<_>>().join(", ");
+                if slices.len() > 3 {
+                    text += &format!(", and {} more files", slices.len() - 3);
+                }
+                text
+            }
+            OffsetRange::Rows { from, to } => format!("rows {from} to {to}"),
+            OffsetRange::Table => "a table".to_owned(),
+        }
+    }
+
     /// True if nothing is taken.
     pub fn is_empty(&self) -> bool {
         match self {

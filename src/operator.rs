@@ -15,7 +15,9 @@ pub mod expiry;
 mod index;
 mod join;
 pub mod keys;
+mod log;
 pub mod multiset;
+mod net;
 mod random;
 mod ranking;
 mod recompute;
@@ -68,6 +70,8 @@ pub struct EpochContext {
     pub state: SessionState,
     /// The watermark of each source behind this epoch, in microseconds since 1970.
     pub watermarks: Vec<i64>,
+    /// What it takes from each source, in words, for messages.
+    pub taken: BTreeMap<String, String>,
 }
 
 /// One of the parts into which keys are divided.
@@ -105,6 +109,11 @@ pub trait Operator: Send {
     /// True if its result changes with the time that is set now, without any input.
     fn is_due(&mut self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// How many rows of its source it has left out since the last call.
+    fn take_left_out(&mut self) -> u64 {
+        0
     }
 
     /// Rows and bytes of its state, about.
@@ -250,9 +259,28 @@ impl Dataflow {
             let place = read.binary_search(column);
             place.map_err(|_| Error::query("a source does not read a column that is scanned"))
         });
-        let places = places.collect::<Result<Vec<_>>>()?;
+        let mut places = places.collect::<Result<Vec<_>>>()?;
+        // What its rows do is behind its columns; they are taken in their order, so by one shard.
+        let in_order = plan.sources[source].stream().is_some_and(|table| table.upkeep().is_some());
+        places.extend(in_order.then_some(read.len()));
         let rows = rows.iter().map(|batch| Ok(batch.project(&places)?)).collect::<Result<Vec<_>>>()?;
+        if in_order {
+            let mut all = vec![Vec::new(); self.shards];
+            all[0] = rows.into_iter().map(Changes::inserted).collect();
+            return Ok(all);
+        }
         Ok(deal(rows, self.shards))
+    }
+
+    /// How many rows were left out since the last call, by source.
+    pub fn take_left_out(&mut self) -> Vec<(usize, u64)> {
+        let mut all = Vec::new();
+        for (node, running) in self.plan.nodes.iter().zip(&mut self.nodes) {
+            if let (Op::Net { source, .. }, Some(running)) = (&node.op, running) {
+                all.push((*source, running.shards.iter_mut().map(|shard| shard.take_left_out()).sum()));
+            }
+        }
+        all
     }
 
     fn run(
@@ -439,11 +467,12 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
     for shard in 0..shards {
         let operator: Box<dyn Operator> = match &node.op {
             Op::Scan { .. } | Op::Static { .. } => return Ok(None),
-            Op::Stateless { steps } => Box::new(stateless::Stateless::new(steps, state)?),
-            Op::Union => {
-                let schema = Arc::clone(&node.schema);
-                Box::new(stateless::Union { schema, append_only: node.append_only })
+            Op::Net { source, key, on_missing } => {
+                exchanges = vec![net::Net::exchange(&node.schema, key)?];
+                Box::new(net::Net::new(&plan.sources[*source].name, &node.schema, key, *on_missing)?)
             }
+            Op::Stateless { steps } => Box::new(stateless::Stateless::new(steps, state)?),
+            Op::Union => Box::new(stateless::Union::new(&node.schema, node.append_only)),
             Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
             Op::Aggregate { aggregate } => {
                 exchanges = vec![group_exchange(aggregate, state)?];

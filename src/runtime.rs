@@ -422,6 +422,7 @@ impl Runner<'_> {
         }
         let tables = if record.epoch == 1 { self.load_tables().await? } else { BTreeMap::new() };
         let outputs = self.step(record, rows, tables).await?;
+        self.count_left_out(shown);
         let written: usize = outputs.iter().map(|changes| change::count(changes)).sum();
         for (sink, changes) in self.sinks.iter_mut().zip(outputs) {
             sink.take(changes, shown)?;
@@ -460,6 +461,14 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Counts what operators have left out. `shown`: it was counted before a restart.
+    fn count_left_out(&mut self, shown: bool) {
+        let left_out = self.dataflow.as_mut().map(Dataflow::take_left_out).unwrap_or_default();
+        for (source, rows) in left_out.into_iter().filter(|(_, rows)| *rows > 0 && !shown) {
+            *self.skipped.entry(self.plan.sources[source].name.clone()).or_default() += rows;
+        }
+    }
+
     /// Logs that all sinks hold the epoch, and where they stand.
     fn log_commit(&mut self) {
         let places = self.plan.sources.iter().zip(&self.sources);
@@ -488,6 +497,7 @@ impl Runner<'_> {
         context.epoch = record.epoch;
         context.watermarks = self.event_time.watermarks();
         context.seed = record.seed.unwrap_or_default();
+        context.taken = record.sources.iter().map(|(name, range)| (name.clone(), range.describe())).collect();
         let work = move || {
             let outputs = dataflow.step(&rows, &mut tables, &context);
             (dataflow, context, outputs)

@@ -28,7 +28,7 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
-    CreateMemoryTable, DdlStatement, LogicalPlan, LogicalPlanBuilder, Statement as PlanStatement,
+    CreateMemoryTable, DdlStatement, Execute, LogicalPlan, LogicalPlanBuilder, Statement as PlanStatement,
 };
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as Body;
@@ -379,6 +379,18 @@ impl Session {
 
     /// The state and the plan, after what a plan does to the session at once (EXECUTE of a prepared one).
     async fn resolve(&self, plan: LogicalPlan) -> Result<(SessionState, LogicalPlan)> {
+        if let LogicalPlan::Statement(PlanStatement::Execute(call)) = &plan
+            && !call.parameters.is_empty()
+        {
+            // DataFusion counts the values only where there are parameters.
+            let bare = Execute { parameters: Vec::new(), ..call.clone() };
+            if self.context.execute_logical_plan(LogicalPlan::Statement(PlanStatement::Execute(bare))).await.is_ok() {
+                let given = call.parameters.len();
+                return Err(Error::sql(format!("values given to {}: {given}, and it has parameters: 0", call.name))
+                    .mark("EXECUTE")
+                    .hint(format!("EXECUTE {}", call.name)));
+            }
+        }
         Ok(self.context.execute_logical_plan(plan).await?.into_parts())
     }
 

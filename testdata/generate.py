@@ -526,6 +526,36 @@ def write_readings(path: Path, all_readings: list[dict]) -> None:
             file.write(json.dumps(reading, separators=(",", ":")) + "\n")
 
 
+# What each pass costs, from when on; a pass without a price is sold no more.
+PRICES = [
+    ("2024-01-01", "day", "Day pass", "4.50"),
+    ("2024-01-01", "month", "Monthly pass", "19.00"),
+    ("2024-01-01", "year", "Yearly pass", "149.00"),
+    ("2024-02-10", "night", "Night pass", "3.00"),
+    ("2024-03-01", "month", "Monthly pass", "21.00"),
+    ("2024-03-01", "year", "Yearly pass", "159.00"),
+    ("2024-04-15", "night", "Night pass", None),
+    ("2024-05-01", "student", "Student pass", "12.50"),
+    ("2024-06-01", "day", "Day pass", "4.80"),
+]
+
+
+def price_changes() -> list[dict]:
+    """The changes of a table of prices, as Debezium tells them."""
+    rows: dict[str, dict] = {}
+    changes = []
+    for day, code, name, price in PRICES:
+        moment = datetime.fromisoformat(day)
+        before, after = rows.pop(code, None), None
+        if price is not None:
+            since = int((moment - datetime(1970, 1, 1)).total_seconds()) * 1_000_000
+            after = rows[code] = {"code": code, "name": name, "price": price, "since": since}
+        op = "c" if before is None else "u" if after else "d"
+        source = {"connector": "postgresql", "table": "passes"}
+        changes.append({"before": before, "after": after, "source": source, "op": op})
+    return changes
+
+
 def main() -> None:
     """Writes every file beside this one and says what it wrote."""
     all_stations, days = stations(), weather()
@@ -533,7 +563,8 @@ def main() -> None:
     write_weather(HERE / "weather.csv.gz", days)
     write_trips(HERE / "trips", trips(all_stations, days))
     write_readings(HERE / "events.ndjson", readings(all_stations))
-    singles = [HERE / name for name in ("stations.csv", "weather.csv.gz", "events.ndjson")]
+    write_readings(HERE / "passes.ndjson", price_changes())
+    singles = [HERE / name for name in ("stations.csv", "weather.csv.gz", "events.ndjson", "passes.ndjson")]
     for path in [*sorted((HERE / "trips").rglob("*.parquet")), *singles]:
         print(f"{path.stat().st_size:>9,}  {path.relative_to(HERE)}")
 

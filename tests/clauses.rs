@@ -46,8 +46,12 @@ fn keys_of_tables_in_memory_hold() {
         assert!(error.contains(says), "{insert}: {error}");
     }
     place.write("t.csv", "a,b\n1,2\n");
+    let external = "CREATE EXTERNAL TABLE t (a INT UNIQUE, b INT) STORED AS CSV LOCATION 't.csv'";
+    assert!(place.sql(external).error(2).contains("UNIQUE is not supported for tables over files"));
+    // There a row takes the place of the one of its key.
+    place.write("t.csv", "a,b\n1,2\n2,3\n1,4\n");
     let external = "CREATE EXTERNAL TABLE t (a INT PRIMARY KEY, b INT) STORED AS CSV LOCATION 't.csv'";
-    assert!(place.sql(external).error(2).contains("PRIMARY KEY and UNIQUE are not supported for tables over files"));
+    assert_eq!(place.sql(&format!("{external}; SELECT a, b FROM t ORDER BY a")).data(), "a,b\n1,4\n2,3\n");
 }
 
 #[test]
@@ -123,4 +127,29 @@ fn clauses_of_calls_are_kept_or_refused() {
     }
     let index = place.sql("CREATE TABLE t (a INT); CREATE INDEX i ON t (a)").error(2);
     assert!(index.contains("CREATE INDEX is not supported"), "{index}");
+}
+
+#[test]
+fn show_columns_names_types_as_sql_does() {
+    let place = Place::new();
+    let table = "CREATE TABLE t (a BIGINT, b VARCHAR, c DECIMAL(10, 2), d TIMESTAMP, e INT[]); ";
+    let shown = place.sql(&format!("{table} SHOW COLUMNS FROM t")).data();
+    let types: Vec<&str> = shown.lines().skip(1).map(|line| line.split_once(",t,").expect("a table").1).collect();
+    let described = place.sql(&format!("{table} DESCRIBE t")).data();
+    assert_eq!(types, described.lines().skip(1).collect::<Vec<_>>());
+    let full = place.sql(&format!("{table} SHOW FULL COLUMNS FROM t")).data();
+    assert!(full.contains("BIGINT") && !full.contains("Int64"), "{full}");
+}
+
+#[test]
+fn plans_write_texts_joined_as_they_are_written() {
+    let place = Place::new();
+    let table = "CREATE TABLE t (a VARCHAR, b VARCHAR); EXPLAIN SELECT upper(a) || '-' || b FROM t";
+    let plan = place.run(&["query", "-c", table]).data();
+    assert!(plan.contains("upper(t.a) || Utf8(\"-\") || t.b"), "{plan}");
+    assert!(!plan.contains("||("), "{plan}");
+    place.write("s/1.json", "{\"a\":\"x\"}\n");
+    let stream = "CREATE STREAM s (a VARCHAR) STORED AS JSON LOCATION 's/'; EXPLAIN INCREMENTAL SELECT a || 'y' FROM s";
+    let plan = place.sql(stream).data();
+    assert!(plan.contains("s.a || ") && !plan.contains("||("), "{plan}");
 }

@@ -5,6 +5,7 @@
 //! nothing. Always holds: a failing case is printed with its SQL and shrunk. FUSE_LAW_CASES sets how many cases,
 //! FUSE_LAW_QUERY their query.
 
+mod changes;
 mod joins;
 
 use std::collections::BTreeMap;
@@ -110,9 +111,9 @@ fn ddl(root: &Path, unbounded: bool) -> String {
 }
 
 /// The oracle: the query over all files that are there.
-async fn batch(root: &Path, query: &str) -> Multiset {
+async fn batch(tables: &str, query: &str) -> Multiset {
     let session = Session::new(Settings::default()).expect("a session");
-    session.execute_text(&ddl(root, false)).await.expect("tables");
+    session.execute_text(tables).await.expect("tables");
     let Outcome::Rows(rows) = session.execute_text(query).await.expect(query) else { panic!("{query}: no rows") };
     let mut found = Multiset::new();
     for batch in rows.collect().await.expect(query) {
@@ -122,12 +123,12 @@ async fn batch(root: &Path, query: &str) -> Multiset {
 }
 
 /// One run of the pipeline; false if it was killed before its end.
-async fn run(root: &Path, query: &str, shown: &Arc<Mutex<Shown>>, end: &End) -> Result<bool, Error> {
+async fn run(root: &Path, tables: &str, query: &str, shown: &Arc<Mutex<Shown>>, end: &End) -> Result<bool, Error> {
     let mut settings = Settings::default();
     // State is taken over by another number of shards.
     settings.threads = 1 + usize::try_from(fuse::clock::now_micros() % 3).unwrap_or(0);
     let session = Session::new(settings)?;
-    session.execute_text(&ddl(root, true)).await?;
+    session.execute_text(tables).await?;
     session.execute_text(query).await?;
     let collector =
         |_, _, order| -> Box<dyn Sink> { Box::new(Collector { shown: Arc::clone(shown), taken: Vec::new(), order }) };
@@ -192,11 +193,12 @@ fn hold(runtime: &Runtime, query: &str, rounds: &[Round]) -> Result<(), TestCase
     for (at, round) in rounds.iter().enumerate() {
         write_files(root.path(), round, &mut numbers);
         let fail = |error: Error| TestCaseError::fail(format!("{query}\nround {at}: {error:?}"));
-        let ended = runtime.block_on(run(root.path(), query, &shown, &round.end)).map_err(fail)?;
+        let tables = ddl(root.path(), true);
+        let ended = runtime.block_on(run(root.path(), &tables, query, &shown, &round.end)).map_err(fail)?;
         if !ended {
-            runtime.block_on(run(root.path(), query, &shown, &End::CaughtUp)).map_err(fail)?;
+            runtime.block_on(run(root.path(), &tables, query, &shown, &End::CaughtUp)).map_err(fail)?;
         }
-        let expected = runtime.block_on(batch(root.path(), query));
+        let expected = runtime.block_on(batch(&ddl(root.path(), false), query));
         let shown = shown.lock().unwrap();
         let sequence: Vec<Epoch> = (1..=shown.epochs.len() as u64).collect();
         prop_assert_eq!(&shown.epochs, &sequence, "{}: epochs in order, each once", query);

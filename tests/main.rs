@@ -10,6 +10,7 @@ mod bad_input;
 mod bank;
 mod bombs;
 mod chance;
+mod changes;
 mod charts;
 mod clauses;
 mod command_line;

@@ -219,6 +219,7 @@ async fn operators(epochs: i64) -> Result<f64> {
         seed: 0,
         runtime: Handle::current(),
         state: pipeline.state.clone(),
+        taken: BTreeMap::new(),
         watermarks: vec![i64::MIN; pipeline.plan.sources.len()],
     };
     let schema = pipeline.sources[0].schema();

@@ -91,7 +91,20 @@ GROUP BY district
 ORDER BY district;
 
 
--- 7. Generators ---------------------------------------------------------------------
+-- 7. A table that others change -----------------------------------------------------
+--
+-- Where rows also change and go, the input says what each does: here Debezium, which
+-- tells the changes of a database. The table has the rows that are there now; all
+-- that is made of it follows. Plain rows with a key, or with a column for what they
+-- do, are docs/streams.md, "Tables that others change".
+
+CREATE STREAM passes (code VARCHAR PRIMARY KEY, name VARCHAR, price DECIMAL(8, 2), since TIMESTAMP)
+STORED AS DEBEZIUM LOCATION 'testdata/passes.ndjson' OPTIONS ('time_unit' 'us', 'decimals' 'string');
+
+SELECT name, price, CAST(since AS DATE) AS since FROM passes ORDER BY price;
+
+
+-- 8. Generators ---------------------------------------------------------------------
 --
 -- STORED AS RATE counts, STORED AS NEXMARK makes the auctions of a known benchmark,
 -- both as fast as they are told and the same in every run: to try a query before its
@@ -106,7 +119,7 @@ HAVING count(*) > 2000
 ORDER BY bids DESC;
 
 
--- 8. What now? ------------------------------------------------------------------------
+-- 9. What now? ------------------------------------------------------------------------
 --
 --     fuse inspect .fuse/02_streams
 --

@@ -12,6 +12,7 @@ use unicode_width::UnicodeWidthStr;
 use super::report::digits;
 use crate::error::Result;
 use crate::format::clip;
+use crate::function::infix;
 use crate::session::{Operator, size};
 
 /// The share of the time from which an operator is marked, in per cent.
@@ -24,7 +25,7 @@ pub(super) fn plans(batches: &[RecordBatch]) -> Result<String> {
         let (names, plans) = (batch.column(0), batch.column(batch.num_columns() - 1));
         for row in (0..batch.num_rows()).filter(|row| !plans.is_null(*row)) {
             let name = array_value_to_string(names, row)?.replace('_', " ");
-            let plan = array_value_to_string(plans, row)?;
+            let plan = infix(&array_value_to_string(plans, row)?);
             let gap = if text.is_empty() { "" } else { "\n" };
             text.push_str(&format!("{gap}{name}\n"));
             plan.trim_end().lines().for_each(|line| text.push_str(&format!("  {line}\n")));
@@ -47,7 +48,7 @@ pub(super) fn tree(operators: &[Operator], width: Option<usize>, colour: bool) -
             0 => String::new(),
             bytes => format!(" (spilled {})", size(bytes)),
         };
-        let line = format!("{numbers} {}{}{spilled}", branch(operators, at), operator.text);
+        let line = format!("{numbers} {}{}{spilled}", branch(operators, at), infix(&operator.text));
         let line = width.map_or_else(|| line.clone(), |width| clip(&line, width.saturating_sub(1)));
         let style = if colour && expensive { Color::Red.bold() } else { Style::new() };
         text.push_str(&format!("{}\n", style.paint(line)));

@@ -75,6 +75,12 @@ pub(super) const RULES: &[Rule] = &[
         "SET VARIABLE x = 1 and getvariable('x'), or $$x with -D x=1",
         "$1",
     ),
+    rule(
+        r"^Prepared statement '(.+)' expects (\d+) parameters, but (\d+) provided$",
+        "values given to $1: $3, and it has parameters: $2",
+        "",
+        "EXECUTE",
+    ),
     rule(r"^No value found for placeholder with id (.+)$", "EXECUTE gives no value for $1", "", "EXECUTE"),
     // Operators and types.
     rule(r"^(\S+) cannot be used with (.+)$", "$1 cannot be used with $2", "", "$1"),

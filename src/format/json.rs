@@ -12,6 +12,7 @@ mod shape;
 pub use self::column::Members;
 pub use self::decoder::{JsonDecoder, NOT_ONE_LINE, NOT_UTF8, Problem, Records};
 pub use self::scan::WrongKind;
+pub(super) use self::scan::{Fault, Scan, Scanner, Token};
 pub use self::shape::Shapes;
 
 use std::io::Write;

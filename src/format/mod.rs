@@ -9,6 +9,7 @@ mod binary;
 mod carry;
 mod cell;
 pub mod csv;
+mod debezium;
 mod expanded;
 mod fit;
 mod json;
@@ -28,6 +29,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Error, Result};
 
 pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
+pub use debezium::{Envelopes, TimeUnit, Writing, Wrong};
 pub use json::{JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, Shapes, WrongKind};
 pub use kind::type_name;
 pub use pack::Packing;

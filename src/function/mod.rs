@@ -27,7 +27,7 @@ use datafusion::logical_expr::ColumnarValue;
 
 use crate::error::Result;
 
-pub use concat::concatenation;
+pub use concat::{concatenation, infix};
 pub use json::json_call;
 pub use like::like_in_order;
 pub use macros::MACROS;

@@ -20,6 +20,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::exchange::Exchange;
 use super::expiry::Expiry;
 use super::keys::{KeyHasher, evaluate, evaluate_key};
+use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, nullable, with_columns};
 use crate::checkpoint::Saved;
@@ -64,8 +65,7 @@ pub(super) struct Ranking {
     /// Bytes of the keys.
     bytes: usize,
     /// What has changed since the last checkpoint, as it was then.
-    fresh: BTreeMap<Key, Entry>,
-    saved_rows: usize,
+    log: Log<Key, Entry>,
     /// When a partition, by how its keys begin, can be forgotten.
     expiry: Option<Expiry<Key>>,
 }
@@ -118,8 +118,7 @@ impl Ranking {
             output: nullable(window.schema.as_arrow()),
             rows: BTreeMap::new(),
             bytes: 0,
-            fresh: BTreeMap::new(),
-            saved_rows: 0,
+            log: Log::default(),
             expiry: expiry.transpose()?,
         })
     }
@@ -160,15 +159,11 @@ impl Ranking {
 
     fn add(&mut self, key: Key, more: Entry) {
         let old = self.rows.get(&key).copied().unwrap_or(Entry { weight: 0, ..more });
-        if !self.fresh.contains_key(&key) {
-            self.fresh.insert(key.clone(), old);
-        }
+        self.log.set_first(&key, old);
         let weight = old.weight + more.weight;
         let was_there = self.rows.contains_key(&key);
-        if self.fresh.get(&key).is_some_and(|saved| saved.weight == weight) {
-            // As it was: what comes and goes again is no reason to grow.
-            self.fresh.remove(&key);
-        }
+        // As it was: what comes and goes again is no reason to grow.
+        self.log.forget_if(&key, |saved| saved.weight == weight);
         if weight == 0 {
             self.bytes -= if was_there { key.len() } else { 0 };
             self.rows.remove(&key);
@@ -294,22 +289,18 @@ impl Operator for Ranking {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        let fresh = std::mem::take(&mut self.fresh);
+        let saved = self.log.take(self.rows.len(), false);
         let weight = |key: &Key| self.rows.get(key).map_or(0, |entry| entry.weight);
-        let changed: Vec<_> = fresh.iter().map(|(key, old)| (key, old, weight(key) - old.weight)).collect();
-        let changed: Vec<_> = changed.into_iter().filter(|(_, _, more)| *more != 0).collect();
-        if changed.is_empty() {
-            return Ok(vec![Saved::Unchanged]);
-        }
-        self.saved_rows += changed.len();
-        if self.saved_rows > 2 * self.rows.len() + 1000 {
-            self.saved_rows = self.rows.len();
-            let all: Vec<_> = self.rows.iter().map(|(key, entry)| (key, entry, entry.weight)).collect();
-            let parts = all.chunks(BLOCK).map(|rows| self.saved(rows.iter().copied()));
-            return Ok(vec![Saved::Whole(parts.collect::<Result<_>>()?)]);
-        }
-        let parts = changed.chunks(BLOCK).map(|rows| self.saved(rows.iter().copied()));
-        Ok(vec![Saved::Added(parts.collect::<Result<_>>()?)])
+        let rows: Vec<(&Key, &Entry, i64)> = match &saved {
+            ToSave::Nothing => Vec::new(),
+            ToSave::Changed(changed) => {
+                let changed = changed.iter().map(|(key, old)| (key, old, weight(key) - old.weight));
+                changed.filter(|(_, _, more)| *more != 0).collect()
+            }
+            ToSave::All => self.rows.iter().map(|(key, entry)| (key, entry, entry.weight)).collect(),
+        };
+        let parts = rows.chunks(BLOCK).map(|rows| self.saved(rows.iter().copied()));
+        Ok(vec![saved.of(parts.collect::<Result<_>>()?)])
     }
 
     fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
@@ -328,10 +319,7 @@ impl Operator for Ranking {
                 }
             }
         }
-        if !shard.moved {
-            self.saved_rows = self.fresh.len();
-            self.fresh.clear();
-        }
+        self.log.restored(self.rows.len(), shard.moved);
         Ok(())
     }
 

@@ -79,8 +79,14 @@ impl Operator for Stateless {
 
 /// All inputs, under the names of the union's columns.
 pub(super) struct Union {
-    pub(super) schema: SchemaRef,
-    pub(super) append_only: bool,
+    schema: SchemaRef,
+    append_only: bool,
+}
+
+impl Union {
+    pub(super) fn new(schema: &SchemaRef, append_only: bool) -> Self {
+        Self { schema: SchemaRef::clone(schema), append_only }
+    }
 }
 
 impl Operator for Union {

@@ -14,6 +14,7 @@ use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::{canonical, hash};
+use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, WEIGHT, retracted_too_often, with_columns};
 use crate::checkpoint::Saved;
@@ -56,10 +57,8 @@ pub(super) struct Temporal {
     rows: Vec<Option<Kept>>,
     free: Vec<u32>,
     bytes: usize,
-    /// Rows that have changed since the last checkpoint.
-    changed: BTreeMap<Bytes, (i64, i64)>,
-    saved_rows: usize,
-    save_whole: bool,
+    /// How often the rows that have changed are there and are shown.
+    log: Log<Bytes, (i64, i64)>,
 }
 
 impl Bound {
@@ -124,9 +123,7 @@ impl Temporal {
             rows: Vec::new(),
             free: Vec::new(),
             bytes: 0,
-            changed: BTreeMap::new(),
-            saved_rows: 0,
-            save_whole: false,
+            log: Log::default(),
         })
     }
 
@@ -216,7 +213,7 @@ impl Temporal {
             }
             kept.shown = shown;
             let gone = over || kept.weight == 0;
-            self.changed.insert(kept.row.clone(), if gone { (0, 0) } else { (kept.weight, shown) });
+            self.log.set(kept.row.clone(), if gone { (0, 0) } else { (kept.weight, shown) });
             if gone {
                 self.forget(slot);
             }
@@ -270,23 +267,22 @@ impl Operator for Temporal {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        let changed = std::mem::take(&mut self.changed);
-        self.saved_rows += changed.len();
-        let whole = std::mem::take(&mut self.save_whole) || self.saved_rows > 2 * self.slots.len() + 1000;
-        if changed.is_empty() && !whole {
-            return Ok(vec![Saved::Unchanged]);
-        }
+        let saved = self.log.take(self.slots.len(), false);
         let all = self.rows.iter().flatten().map(|kept| (kept.row.clone(), (kept.weight, kept.shown)));
-        let rows: BTreeMap<Bytes, (i64, i64)> = if whole { all.collect() } else { changed };
+        let whole: BTreeMap<Bytes, (i64, i64)>;
+        let rows = match &saved {
+            ToSave::Nothing => return Ok(vec![Saved::Unchanged]),
+            ToSave::Changed(changed) => changed,
+            ToSave::All => {
+                whole = all.collect();
+                &whole
+            }
+        };
         let mut columns = self.decode(rows.keys())?;
         columns.push(Arc::new(Int64Array::from_iter_values(rows.values().map(|(_, shown)| *shown))));
         columns.push(Arc::new(Int64Array::from_iter_values(rows.values().map(|(weight, _)| *weight))));
-        let batch = vec![with_columns(&self.saved, columns, rows.len())?];
-        if whole {
-            self.saved_rows = rows.len();
-            return Ok(vec![Saved::Whole(batch)]);
-        }
-        Ok(vec![Saved::Added(batch)])
+        let batch = with_columns(&self.saved, columns, rows.len())?;
+        Ok(vec![saved.of(vec![batch])])
     }
 
     fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
@@ -298,7 +294,7 @@ impl Operator for Temporal {
             let encoded = self.encoder.encode(rows.columns(), rows.num_rows())?;
             let dealt: Vec<ArrayRef> = rows.columns().iter().map(canonical).collect();
             let dealt = self.encoder.encode(&dealt, rows.num_rows())?;
-            self.saved_rows += rows.num_rows();
+            self.log.restored(rows.num_rows(), shard.moved);
             for (row, values) in self.values(&rows)?.into_iter().enumerate() {
                 let Some(values) = values.filter(|_| shard.has(hash(dealt.row(row)))) else { continue };
                 // Of a row that was saved several times the last counts.
@@ -310,7 +306,6 @@ impl Operator for Temporal {
                 }
             }
         }
-        self.save_whole = shard.moved;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::evaluate;
+use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, RowEncoder, concat, consolidate, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
@@ -43,10 +44,7 @@ pub(super) struct Top {
     bytes: usize,
     /// What was wanted at the end of the last epoch, in order.
     shown: Vec<(Place, Entry)>,
-    /// Since the last checkpoint.
-    changed: BTreeMap<Place, Entry>,
-    saved_rows: usize,
-    save_whole: bool,
+    log: Log<Place, Entry>,
 }
 
 impl Top {
@@ -73,9 +71,7 @@ impl Top {
             rows: BTreeMap::new(),
             bytes: 0,
             shown: Vec::new(),
-            changed: BTreeMap::new(),
-            saved_rows: 0,
-            save_whole: false,
+            log: Log::default(),
         })
     }
 
@@ -148,7 +144,7 @@ impl Top {
             } else {
                 last.get_mut().weight = left;
             }
-            self.changed.insert(place, Entry { weight: left, ..entry });
+            self.log.set(place, Entry { weight: left, ..entry });
         }
     }
 
@@ -192,7 +188,7 @@ impl Operator for Top {
         for (place, entry) in &epoch {
             self.add(place, *entry)?;
             let weight = self.rows.get(place).map_or(0, |entry| entry.weight);
-            self.changed.insert(place.clone(), Entry { weight, ..*entry });
+            self.log.set(place.clone(), Entry { weight, ..*entry });
         }
         if self.bounded {
             self.drop_rest();
@@ -206,21 +202,15 @@ impl Operator for Top {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        let changed = std::mem::take(&mut self.changed);
-        self.saved_rows += changed.len();
-        let whole = std::mem::take(&mut self.save_whole) || self.saved_rows > 2 * self.rows.len() + 1000;
-        if changed.is_empty() && !whole {
-            return Ok(vec![Saved::Unchanged]);
-        }
-        let entries: &BTreeMap<Place, Entry> = if whole { &self.rows } else { &changed };
+        let saved = self.log.take(self.rows.len(), false);
+        let entries = match &saved {
+            ToSave::Nothing => return Ok(vec![Saved::Unchanged]),
+            ToSave::Changed(changed) => changed,
+            ToSave::All => &self.rows,
+        };
         let rows = self.decode(entries.iter().map(|(place, entry)| (place, entry.columns)))?;
         let weights = Int64Array::from_iter_values(entries.values().map(|entry| entry.weight));
-        let rows = vec![Changes::weighted(rows, weights).with_weight_column()?];
-        if whole {
-            self.saved_rows = self.rows.len();
-            return Ok(vec![Saved::Whole(rows)]);
-        }
-        Ok(vec![Saved::Added(rows)])
+        Ok(vec![saved.of(vec![Changes::weighted(rows, weights).with_weight_column()?])])
     }
 
     fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
@@ -229,13 +219,12 @@ impl Operator for Top {
         }
         for batch in saved.iter().flatten() {
             let change = Changes::from_weight_column(batch)?;
-            self.saved_rows += change.len();
+            self.log.restored(change.len(), shard.moved);
             for (row, (place, columns)) in self.places(&change.rows)?.into_iter().enumerate() {
                 // Of a row that was saved several times the last counts.
                 self.set(place, Entry { weight: change.weight(row), columns });
             }
         }
-        self.save_whole = shard.moved;
         self.shown = self.wanted();
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! Always holds: it is composed operator by operator, from the bottom up; equal subtrees become one node; what has
 //! no incremental operator is recomputed, and says so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchemaRef, JoinType};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{
     Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, Projection, SkipType, Sort, SortExpr, TableScan,
@@ -25,9 +26,9 @@ use super::placeholder::Placeholder;
 use super::sessions::Sessions;
 use super::windows::{self, Rank, RankLimit};
 use super::{event_time, grouping, random, temporal};
-use crate::change::hash;
+use crate::change::{OP, hash, nullable};
 use crate::error::{Error, Result};
-use crate::source::stream::StreamTable;
+use crate::source::stream::{StreamTable, Upkeep};
 
 /// True if a plan reads a growing table.
 pub fn is_continuous(plan: &LogicalPlan) -> Result<bool> {
@@ -67,8 +68,12 @@ pub fn maintained_views(plan: &LogicalPlan) -> Result<Vec<String>> {
 /// Makes one plan of the optimised plans of several statements, each with whether its rows are shown as a whole.
 pub fn differentiate(plans: &[(LogicalPlan, bool)]) -> Result<IncrementalPlan> {
     let mut builder = Builder::default();
-    for (plan, whole) in plans {
-        let Ordered { plan, sort, hidden } = ordered::ordered(&with_limits_at_sorts(plan.clone())?, *whole)?;
+    let ordered = plans.iter().map(|(plan, whole)| ordered::ordered(&with_limits_at_sorts(plan.clone())?, *whole));
+    let ordered = ordered.collect::<Result<Vec<Ordered>>>()?;
+    for Ordered { plan, .. } in &ordered {
+        needed(plan, &mut builder.needed)?;
+    }
+    for Ordered { plan, sort, hidden } in ordered {
         let node = builder.node(&plan)?;
         builder.plan.outputs.push(Output { node, sort, hidden, columns: Arc::clone(plan.schema()) });
     }
@@ -84,6 +89,38 @@ pub fn differentiate(plans: &[(LogicalPlan, bool)]) -> Result<IncrementalPlan> {
 pub(super) struct Builder {
     pub(super) plan: IncrementalPlan,
     known: HashMap<LogicalPlan, NodeId>,
+    /// Of growing tables, the columns that any scan of them reads.
+    needed: Needed,
+    /// The nodes of what is there of sources whose rows change and go, by source, and their columns.
+    net: HashMap<usize, (NodeId, Vec<usize>)>,
+}
+
+/// Tables, each with the columns of it that are read.
+type Needed = Vec<(Arc<dyn TableProvider>, BTreeSet<usize>)>;
+
+/// Adds the columns of growing tables that a plan reads, and the views that it reads.
+fn needed(plan: &LogicalPlan, all: &mut Needed) -> Result<()> {
+    let mut views = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        let LogicalPlan::TableScan(scan) = node else { return Ok(TreeNodeRecursion::Continue) };
+        let Ok(table) = source_as_provider(&scan.source) else { return Ok(TreeNodeRecursion::Continue) };
+        if let Some(view) = table.downcast_ref::<Maintained>() {
+            views.push(view.plan().clone());
+        } else if table.downcast_ref::<StreamTable>().is_some() {
+            let columns = projected(scan, &table);
+            match all.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &table)) {
+                Some((_, known)) => known.extend(columns),
+                None => all.push((table, columns.into_iter().collect())),
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    views.iter().try_for_each(|view| needed(view, all))
+}
+
+/// The columns that a scan reads.
+fn projected(scan: &TableScan, table: &Arc<dyn TableProvider>) -> Vec<usize> {
+    scan.projection.clone().unwrap_or_else(|| (0..table.schema().fields().len()).collect())
 }
 
 /// The columns of a node. Within an epoch an outer join may give a row without a partner, and take it back: so there
@@ -300,22 +337,54 @@ impl Builder {
             return self.view(scan, view);
         }
         let name = scan.table_name.to_string();
-        let all = table.schema().fields().len();
-        let columns = scan.projection.clone().unwrap_or_else(|| (0..all).collect());
+        let columns = projected(scan, &table);
         let source = match self.plan.sources.iter().position(|source| Arc::ptr_eq(&source.table, &table)) {
             Some(known) => known,
             None => {
-                self.plan.sources.push(SourceNode { name, table, columns: Vec::new() });
+                self.plan.sources.push(SourceNode { name, table: Arc::clone(&table), columns: Vec::new() });
                 self.plan.sources.len() - 1
             }
         };
         let schema = arrow_schema(&scan.projected_schema);
-        let node = self.push(Op::Scan { source, columns }, Vec::new(), Arc::clone(&schema), true);
+        let upkeep = table.downcast_ref::<StreamTable>().and_then(StreamTable::upkeep);
+        let node = match upkeep {
+            Some(upkeep) => self.net(source, upkeep, &columns, schema)?,
+            None => self.push(Op::Scan { source, columns }, Vec::new(), schema, true),
+        };
         // A limit that was handed down to a scan stays above it too.
         if scan.filters.is_empty() {
             return Ok(node);
         }
         Err(Error::query(format!("{}: a filter was pushed into a stream", scan.table_name)))
+    }
+
+    /// Columns of what is there of a source whose rows change and go. Of each such source one node keeps it.
+    fn net(&mut self, source: usize, upkeep: &Upkeep, columns: &[usize], schema: SchemaRef) -> Result<NodeId> {
+        let table = Arc::clone(&self.plan.sources[source].table);
+        let (node, kept) = match self.net.get(&source) {
+            Some(known) => known.clone(),
+            None => {
+                let wanted = self.needed.iter().find(|(known, _)| Arc::ptr_eq(known, &table));
+                let wanted: Vec<usize> = wanted.map_or(Vec::new(), |(_, columns)| columns.iter().copied().collect());
+                let kept = upkeep.columns(&wanted, &table.schema());
+                let rows = nullable(&table.schema().project(&kept)?);
+                let read = rows.fields().iter().cloned().chain([Arc::new(Field::new(OP, DataType::Int8, false))]);
+                let read = Arc::new(Schema::new(read.collect::<Vec<_>>()));
+                let scan = self.push(Op::Scan { source, columns: kept.clone() }, Vec::new(), read, true);
+                let key = upkeep.key.iter().filter_map(|at| kept.binary_search(at).ok()).collect();
+                let op = Op::Net { source, key, on_missing: upkeep.on_missing };
+                let node = self.push(op, vec![scan], rows, false);
+                self.net.insert(source, (node, kept.clone()));
+                (node, kept)
+            }
+        };
+        if kept == columns {
+            return Ok(node);
+        }
+        let input = Arc::new(DFSchema::try_from(Arc::clone(&self.plan.nodes[node].schema))?);
+        let exprs = columns.iter().map(|at| Expr::Column(Column::from_name(table.schema().field(*at).name())));
+        let step = Step::Project { exprs: exprs.collect(), input, schema: Arc::clone(&schema) };
+        Ok(self.push(Op::Stateless { steps: vec![step] }, vec![node], schema, false))
     }
 
     /// The one node of a view, and the columns of it that are read.

@@ -18,7 +18,7 @@ use super::sessions::Sessions;
 use super::temporal::TimeBound;
 use super::upkeep;
 use super::windows::{Rank, RankLimit};
-use crate::change::hash;
+use crate::change::{OnMissing, hash};
 use crate::checkpoint::{Explained, Work};
 use crate::error::Result;
 use crate::source::stream::StreamTable;
@@ -92,6 +92,15 @@ pub enum Op {
         source: usize,
         /// The columns.
         columns: Vec<usize>,
+    },
+    /// The rows of a source that inserts, changes and deletes.
+    Net {
+        /// Among [`IncrementalPlan::sources`].
+        source: usize,
+        /// The places of the columns of its key; without one, rows are inserted and deleted as wholes.
+        key: Vec<usize>,
+        /// What becomes of a delete of a row that is not there.
+        on_missing: OnMissing,
     },
     /// A table at rest: its rows come with the first epoch, and no more.
     Static {
@@ -257,6 +266,15 @@ impl Op {
     fn describe(&self, plan: &IncrementalPlan) -> String {
         match self {
             Op::Scan { source, .. } => format!("Scan {}", plan.sources[*source].name),
+            Op::Net { source, key, .. } if key.is_empty() => {
+                format!("Rows of {} that were inserted and not deleted", plan.sources[*source].name)
+            }
+            Op::Net { source, key, .. } => {
+                let source = &plan.sources[*source];
+                let schema = source.table.schema();
+                let key: Vec<&str> = key.iter().map(|at| schema.field(source.columns[*at]).name().as_str()).collect();
+                format!("Rows of {} that are there, by {}", source.name, key.join(", "))
+            }
             Op::Static { plan } => format!("Table at rest: {}", plan.display()),
             Op::Stateless { steps } => steps.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
             Op::Union => "Union".to_owned(),

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as Body};
-use datafusion::sql::sqlparser::ast::{ColumnOption, Value};
+use datafusion::sql::sqlparser::ast::{ColumnOption, TableConstraint, Value};
 
 use crate::config::CopyMode;
 use crate::durable::STAGE_PREFIX;
@@ -213,6 +213,18 @@ fn format_name(name: &str) -> (&str, bool) {
     }
 }
 
+/// A PRIMARY KEY says by what a row replaces another; what is unique for no purpose nobody could hold.
+fn refuse_unique(create: &CreateExternalTable) -> Result<()> {
+    let unique = |option: &ColumnOption| matches!(option, ColumnOption::Unique(_));
+    let in_columns = create.columns.iter().any(|column| column.options.iter().any(|option| unique(&option.option)));
+    if in_columns || create.constraints.iter().any(|one| matches!(one, TableConstraint::Unique(_))) {
+        return Err(Error::sql("UNIQUE is not supported for tables over files: nobody could hold it")
+            .mark("UNIQUE")
+            .hint("leave it out; or CREATE TABLE … AS SELECT …, which is in memory and checks its keys"));
+    }
+    Ok(())
+}
+
 fn prepare_create(create: &mut CreateExternalTable) -> Result<Target> {
     let (format, tabs) = format_name(&create.file_type);
     let format = format.to_owned();
@@ -220,15 +232,7 @@ fn prepare_create(create: &mut CreateExternalTable) -> Result<Target> {
         return Err(Error::sql("the option null_regex is not supported")
             .hint("read the column as VARCHAR, and use nullif(column, 'n/a')"));
     }
-    let unique = |option: &ColumnOption| matches!(option, ColumnOption::PrimaryKey(_) | ColumnOption::Unique(_));
-    let in_columns = create.columns.iter().any(|column| column.options.iter().any(|option| unique(&option.option)));
-    if in_columns || !create.constraints.is_empty() {
-        return Err(Error::sql(
-            "PRIMARY KEY and UNIQUE are not supported for tables over files: nobody could hold them",
-        )
-        .mark("PRIMARY KEY|UNIQUE")
-        .hint("leave them out; or CREATE TABLE … AS SELECT …, which is in memory and checks its keys"));
-    }
+    refuse_unique(create)?;
     unquote(&mut create.table_partition_cols);
     let kind = create.locations.first().and_then(|location| FileKind::of(location));
     add_options(&mut create.options, &format, tabs, kind);

@@ -56,8 +56,25 @@ pub(super) fn refuse(body: &Body, known: &dyn Known) -> Result<()> {
 
 struct Pass<'a> {
     known: &'a dyn Known,
-    /// The aggregates around the place, for each query around it.
-    inside: Vec<Vec<String>>,
+    /// The aggregates and window functions around the place, for each query around it.
+    inside: Vec<Vec<Around>>,
+}
+
+/// A call that others may stand within.
+struct Around {
+    name: String,
+    is_window: bool,
+}
+
+impl Around {
+    fn kind(&self) -> &'static str {
+        if self.is_window { "window function" } else { "aggregate" }
+    }
+
+    /// True if the call cannot be within the other. Aggregates are computed before windows are.
+    fn is_refused_in(&self, outer: &Around) -> bool {
+        self.is_window || !outer.is_window
+    }
 }
 
 fn name_of(call: &Function) -> String {
@@ -65,12 +82,11 @@ fn name_of(call: &Function) -> String {
 }
 
 impl Pass<'_> {
-    /// An aggregate that groups rows: the same name with OVER is a window.
-    fn aggregate<'e>(&self, expr: &'e Expr) -> Option<&'e Function> {
-        match expr {
-            Expr::Function(call) if call.over.is_none() && self.known.is_aggregate(&name_of(call)) => Some(call),
-            _ => None,
-        }
+    /// An aggregate that groups rows, or a window function: the same name with OVER.
+    fn of_rows<'e>(&self, expr: &'e Expr) -> Option<(Around, &'e Function)> {
+        let Expr::Function(call) = expr else { return None };
+        let (name, is_window) = (name_of(call), call.over.is_some());
+        (is_window || self.known.is_aggregate(&name)).then_some((Around { name, is_window }, call))
     }
 }
 
@@ -113,21 +129,21 @@ impl Visitor for Pass<'_> {
                 has_value(call)?;
             }
         }
-        let Some(call) = self.aggregate(expr) else { return ControlFlow::Continue(()) };
-        let name = name_of(call);
-        if let Some(outer) = self.inside.last().and_then(|around| around.last()) {
-            let error = Error::sql(format!("the aggregate {name} stands within the aggregate {outer}"))
-                .hint("compute the inner one in a subquery, and aggregate its result");
+        let Some((inner, call)) = self.of_rows(expr) else { return ControlFlow::Continue(()) };
+        let Some(around) = self.inside.last_mut() else { return ControlFlow::Continue(()) };
+        if let Some(outer) = around.iter().rev().find(|outer| inner.is_refused_in(outer)) {
+            let (name, kind, outer_kind) = (&inner.name, inner.kind(), outer.kind());
+            let use_it = if outer.is_window { "use" } else { "aggregate" };
+            let error = Error::sql(format!("the {kind} {name} stands within the {outer_kind} {}", outer.name))
+                .hint(format!("compute the inner one in a subquery, and {use_it} its result"));
             return ControlFlow::Break(at(error, call));
         }
-        if let Some(around) = self.inside.last_mut() {
-            around.push(name);
-        }
+        around.push(inner);
         ControlFlow::Continue(())
     }
 
     fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-        if self.aggregate(expr).is_some()
+        if self.of_rows(expr).is_some()
             && let Some(around) = self.inside.last_mut()
         {
             around.pop();

@@ -6,11 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field;
+use arrow::array::{AsArray, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, Volatility, create_udf, lit,
+};
 use datafusion::sql::parser::Statement as Body;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Query, Statement as Sql};
 use futures::future::BoxFuture;
@@ -35,7 +39,9 @@ pub async fn plan(state: &SessionState, macros: &Macros, body: Body, run: Run<'_
         Ok(plan) => {
             inlined::refuse_many(&plain, &plan)?;
             misplaced::refuse_ranges(&plan)?;
-            return repair::repair(described(plan)?);
+            let shows_columns = matches!(&plain, Body::Statement(sql) if matches!(**sql, Sql::ShowColumns { .. }));
+            let plan = if shows_columns { with_sql_types(plan)? } else { described(plan)? };
+            return repair::repair(plan);
         }
         Err(error) => Error::from(error),
     };
@@ -66,6 +72,29 @@ fn described(plan: LogicalPlan) -> Result<LogicalPlan> {
     let columns =
         values.schema().columns().into_iter().zip(names).map(|(column, name)| Expr::Column(column).alias(name));
     Ok(values.project(columns.collect::<Vec<_>>())?.build()?)
+}
+
+/// SHOW COLUMNS with types as SQL names them.
+fn with_sql_types(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let columns = plan.schema().columns().into_iter().map(|column| match column.name.as_str() {
+        "data_type" => sql_type_of().call(vec![Expr::Column(column)]).alias("data_type"),
+        _ => Expr::Column(column),
+    });
+    Ok(LogicalPlanBuilder::from(plan.clone()).project(columns.collect::<Vec<_>>())?.build()?)
+}
+
+/// The function that puts the name of an Arrow type as SQL does.
+fn sql_type_of() -> ScalarUDF {
+    let named = |args: &[ColumnarValue]| {
+        let columns = ColumnarValue::values_to_arrays(args)?;
+        let names = cast(&columns[0], &DataType::Utf8)?;
+        let named = names.as_string::<i32>().iter().map(|name| {
+            let kind = name.and_then(|name| name.parse::<DataType>().ok());
+            kind.map_or(name.map(str::to_owned), |kind| Some(sql_type(&kind)))
+        });
+        Ok(ColumnarValue::Array(Arc::new(named.collect::<StringArray>())))
+    };
+    create_udf("sql_type", vec![DataType::Utf8], DataType::Utf8, Volatility::Immutable, Arc::new(named))
 }
 
 /// Answers one question after the other, until the statement can be rewritten.

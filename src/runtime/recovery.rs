@@ -58,7 +58,8 @@ impl<'a> Runner<'a> {
         let mut event_time = EventTime::new(&plan, now);
         event_time.restore(&parts)?;
         let watermarks = event_time.watermarks();
-        let context = EpochContext { epoch, seed: 0, runtime: Handle::current(), state, watermarks };
+        let (runtime, taken) = (Handle::current(), BTreeMap::new());
+        let context = EpochContext { epoch, seed: 0, runtime, state, watermarks, taken };
         Ok(Self {
             time,
             plan,

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::offset::{ENDED, Epoch, OffsetRange};
 use crate::operator::expiry::Horizon;
 use crate::planner::{Bound, EmitFinal, Maintained, Op, SourceNode, Term};
-use crate::source::stream::{LateRanges, Open, StreamTable, TakenTable};
+use crate::source::stream::{LateRanges, NetTable, Open, StreamTable, TakenTable};
 use crate::times::in_type;
 
 pub use difference::{Difference, sample};
@@ -251,8 +251,11 @@ fn over_taken(
         let range = at.map_or(OffsetRange::Files(Vec::new()), |at| input.taken[at].clone());
         let late = at.map_or_else(LateRanges::default, |at| input.late[at].clone());
         let open = opener(pipeline, &table, folder, at.unwrap_or_default());
-        let rows: Arc<dyn TableProvider> =
-            Arc::new(TakenTable::new(Arc::clone(stream.columns()), range, open, late, Arc::clone(read)));
+        let (columns, read) = (Arc::clone(stream.columns()), Arc::clone(read));
+        let rows: Arc<dyn TableProvider> = match stream.upkeep() {
+            Some(upkeep) => Arc::new(NetTable::taken(columns, upkeep.clone(), range, open, read)),
+            None => Arc::new(TakenTable::new(columns, range, open, late, read)),
+        };
         scan.source = provider_as_source(rows);
         Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
     })?;

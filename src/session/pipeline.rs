@@ -29,7 +29,7 @@ use crate::config::OnFullRecompute;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::folder::listing_of;
-use crate::function::with_epoch_time;
+use crate::function::{infix, with_epoch_time};
 use crate::planner::{self, EmitFinal, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
@@ -420,8 +420,9 @@ impl FileTarget {
 fn explained(lines: &[Explained]) -> Result<RecordBatch> {
     let text =
         |of: fn(&Explained) -> &String| Arc::new(StringArray::from_iter_values(lines.iter().map(of))) as ArrayRef;
+    let operators = lines.iter().map(|line| infix(&line.operator));
     let mut columns = vec![
-        ("operator", text(|line| &line.operator)),
+        ("operator", Arc::new(StringArray::from_iter_values(operators)) as ArrayRef),
         ("strategy", text(|line| &line.strategy)),
         ("output", text(|line| &line.output)),
         ("reason", text(|line| &line.reason)),

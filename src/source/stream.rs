@@ -12,7 +12,9 @@ mod follow;
 mod generate;
 mod late;
 mod listing;
+mod net;
 mod nexmark;
+mod ops;
 mod options;
 mod records;
 mod spool;
@@ -34,6 +36,8 @@ use crate::source::infer::widen;
 
 pub use bad::{BadRecord, OnError, bury, bury_late, unbury};
 pub use late::{LateRanges, LateRows};
+pub use net::NetTable;
+pub use ops::{Says, Upkeep};
 pub use options::{EventTime, Limits, StreamOptions, csv_options};
 pub use table::{Look, Remembered, STANDARD_INPUT, StreamFactory, StreamTable, Watermark};
 pub use taken::{Open, TakenTable, pieces};
@@ -191,7 +195,8 @@ pub fn open_source(
     let options = table.options().clone();
     let schema = Arc::new(table.columns().project(columns)?);
     let reader = |format: table::FileFormat| -> Result<text::TextReader> {
-        let decoder = decode::Decoder::new(format, Arc::clone(table.columns()), columns.to_vec(), &options)?;
+        let decoder =
+            decode::Decoder::new(format, Arc::clone(table.columns()), columns.to_vec(), &options, table.upkeep())?;
         let dead_letters = options.dead_letter.as_deref().map(folder).transpose()?;
         Ok(text::TextReader { decoder, on_error: options.on_error, dead_letters })
     };
@@ -201,7 +206,8 @@ pub fn open_source(
         table::Kind::Files { location, format } => {
             let store = state.runtime_env().object_store(&location.url)?;
             let location = location.as_ref().clone();
-            Ok(Box::new(files::Files::new(location, store, reader(*format)?, options.clone())))
+            let in_order = table.upkeep().is_some();
+            Ok(Box::new(files::Files::new(location, store, reader(*format)?, options.clone(), in_order)))
         }
         table::Kind::Follow { path, format } => {
             Ok(Box::new(follow::Follow::new(path.clone(), reader(*format)?, options.clone())))

@@ -27,7 +27,7 @@ use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
 use super::infer::{self, Group};
 use super::location::Listed;
 use super::look::look_for_stream;
-use super::stream::{StreamFactory, StreamTable};
+use super::stream::{NetTable, StreamFactory, StreamTable};
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
@@ -42,6 +42,7 @@ pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Res
     for generator in ["RATE", "NEXMARK"] {
         state.table_factories_mut().insert(generator.to_owned(), Arc::new(StreamFactory));
     }
+    state.table_factories_mut().insert("DEBEZIUM".to_owned(), Arc::new(FileTableFactory::default()));
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {
@@ -456,6 +457,9 @@ impl TableProviderFactory for FileTableFactory {
         };
         if cmd.unbounded {
             return Ok(Arc::new(StreamTable::create(state, cmd, look_for_stream(session, cmd)).await?));
+        }
+        if let Some(table) = NetTable::at_rest(session, cmd, look_for_stream(session, cmd)).await? {
+            return Ok(Arc::new(table));
         }
         let mut cmd = cmd.clone();
         if let Some(ready) = prepare(session, &mut cmd).await? {

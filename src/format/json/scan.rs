@@ -9,11 +9,11 @@ use std::borrow::Cow;
 use crate::config::JSON_DEPTH_LIMIT;
 
 /// What a reader does at most about a value: take it, or say why not.
-pub(super) type Scan<T> = Result<T, Fault>;
+pub(in crate::format) type Scan<T> = Result<T, Fault>;
 
 /// Why a value could not be taken.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(in crate::format) enum Fault {
     /// The text ends before the value does.
     Cut,
     /// The text is wrong.
@@ -22,12 +22,12 @@ pub(super) enum Fault {
 
 /// A place in the piece, and what is wrong there.
 #[derive(Debug)]
-pub(super) struct Wrong {
-    pub(super) at: usize,
+pub(in crate::format) struct Wrong {
+    pub(in crate::format) at: usize,
     /// The member that was read, from the outside in.
-    pub(super) member: Vec<String>,
-    pub(super) what: String,
-    pub(super) kind: WrongKind,
+    pub(in crate::format) member: Vec<String>,
+    pub(in crate::format) what: String,
+    pub(in crate::format) kind: WrongKind,
 }
 
 /// What kind of mistake it is, as far as it decides what helps.
@@ -45,15 +45,15 @@ pub enum WrongKind {
 
 /// A number as it is written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Number<'a> {
-    pub(super) text: &'a str,
+pub(in crate::format) struct Number<'a> {
+    pub(in crate::format) text: &'a str,
     /// It has neither a fraction nor an exponent.
-    pub(super) whole: bool,
+    pub(in crate::format) whole: bool,
 }
 
 /// What the next value is, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
+pub(in crate::format) enum Token {
     Object,
     List,
     Text,
@@ -65,18 +65,18 @@ pub(super) enum Token {
 
 /// A place in a JSON text.
 #[derive(Debug)]
-pub(super) struct Scanner<'a> {
+pub(in crate::format) struct Scanner<'a> {
     text: &'a str,
-    pub(super) at: usize,
+    pub(in crate::format) at: usize,
     depth: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str, at: usize) -> Self {
+    pub(in crate::format) fn new(text: &'a str, at: usize) -> Self {
         Self { text, at, depth: 0 }
     }
 
-    pub(super) fn wrong<T>(&self, kind: WrongKind, at: usize, what: impl Into<String>) -> Scan<T> {
+    pub(in crate::format) fn wrong<T>(&self, kind: WrongKind, at: usize, what: impl Into<String>) -> Scan<T> {
         Err(Fault::Wrong(Box::new(Wrong { at, member: Vec::new(), what: what.into(), kind })))
     }
 
@@ -85,12 +85,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// The text from a place to here.
-    pub(super) fn since(&self, start: usize) -> &'a str {
+    pub(in crate::format) fn since(&self, start: usize) -> &'a str {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
     /// The next byte that is not white space; nothing at the end of the text.
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(in crate::format) fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(byte) = bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -106,7 +106,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The character at the place, as messages show it.
-    pub(super) fn shown(&self) -> String {
+    pub(in crate::format) fn shown(&self) -> String {
         match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
             Some(c) => format!("'{}'", c.escape_default()),
             None => "the end".to_owned(),
@@ -114,7 +114,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// What begins here.
-    pub(super) fn token(&mut self) -> Scan<Token> {
+    pub(in crate::format) fn token(&mut self) -> Scan<Token> {
         Ok(match self.next()? {
             b'{' => Token::Object,
             b'[' => Token::List,
@@ -128,7 +128,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes `null`, `true` or `false`, whose first letter is next.
-    pub(super) fn word(&mut self, word: &str) -> Scan<()> {
+    pub(in crate::format) fn word(&mut self, word: &str) -> Scan<()> {
         let rest = &self.text.as_bytes()[self.at..];
         if rest.starts_with(word.as_bytes()) {
             self.at += word.len();
@@ -153,7 +153,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a number, whose first byte is next.
-    pub(super) fn number(&mut self) -> Scan<Number<'a>> {
+    pub(in crate::format) fn number(&mut self) -> Scan<Number<'a>> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         if bytes[self.at] == b'-' {
@@ -183,7 +183,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a string, whose quote is next.
-    pub(super) fn string(&mut self) -> Scan<Cow<'a, str>> {
+    pub(in crate::format) fn string(&mut self) -> Scan<Cow<'a, str>> {
         self.at += 1;
         let start = self.at;
         let mut made: Option<String> = None;
@@ -273,7 +273,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes an object, whose brace is next; `member` takes the value of each member.
-    pub(super) fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> Scan<()>) -> Scan<()> {
+    pub(in crate::format) fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> Scan<()>) -> Scan<()> {
         self.enter()?;
         if self.next()? == b'}' {
             return self.leave();
@@ -297,7 +297,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes a list, whose bracket is next; `element` takes each of its values.
-    pub(super) fn list(&mut self, mut element: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
+    pub(in crate::format) fn list(&mut self, mut element: impl FnMut(&mut Self) -> Scan<()>) -> Scan<()> {
         self.enter()?;
         if self.next()? == b']' {
             return self.leave();
@@ -328,7 +328,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Takes any value.
-    pub(super) fn skip(&mut self) -> Scan<()> {
+    pub(in crate::format) fn skip(&mut self) -> Scan<()> {
         match self.token()? {
             Token::Object => self.object(|scanner, _| scanner.skip()),
             Token::List => self.list(Self::skip),

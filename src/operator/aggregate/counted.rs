@@ -3,7 +3,7 @@
 //! Enters: rows with weights. Leaves: the results of groups. Always holds: how often each value is in a group, in the
 //! order of the values; the work follows the rows, and not the values that are kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
@@ -16,6 +16,7 @@ use crate::change::{RowEncoder, WEIGHT, retracted_too_often, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::operator::keys::canonical;
+use crate::operator::log::{Log, ToSave};
 use crate::planner::Sum;
 
 /// A group's number and a value, in the order of both.
@@ -38,9 +39,7 @@ pub(super) struct Counted {
     key_bytes: usize,
     /// What the epoch adds.
     added: HashMap<Key, i64>,
-    /// What has changed since the last checkpoint.
-    changed: BTreeSet<Key>,
-    saved_rows: usize,
+    log: Log<Key>,
     schema: SchemaRef,
 }
 
@@ -77,8 +76,7 @@ impl Counted {
             counts: BTreeMap::new(),
             key_bytes: 0,
             added: HashMap::new(),
-            changed: BTreeSet::new(),
-            saved_rows: 0,
+            log: Log::default(),
             schema,
         })
     }
@@ -164,7 +162,7 @@ impl Fold for Counted {
                 turned.push((key.clone(), if before == 0 { 1 } else { -1 }));
             }
             self.set(key.clone(), after);
-            self.changed.insert(key);
+            self.log.set(key, ());
         }
         if !matches!(self.role, Role::Distinct(_)) {
             return Ok(());
@@ -239,13 +237,12 @@ impl Fold for Counted {
     }
 
     fn save(&mut self, shard: u32, whole: bool) -> Result<Option<Saved>> {
-        let changed = std::mem::take(&mut self.changed);
-        self.saved_rows += changed.len();
-        let whole = whole || self.saved_rows > 2 * self.counts.len() + 1000;
-        if changed.is_empty() && !whole {
-            return Ok(Some(Saved::Unchanged));
-        }
-        let keys: Vec<&Key> = if whole { self.counts.keys().collect() } else { changed.iter().collect() };
+        let saved = self.log.take(self.counts.len(), whole);
+        let keys: Vec<&Key> = match &saved {
+            ToSave::Nothing => return Ok(Some(Saved::Unchanged)),
+            ToSave::Changed(changed) => changed.keys().collect(),
+            ToSave::All => self.counts.keys().collect(),
+        };
         let counts = keys.iter().map(|key| self.counts.get(*key).copied().unwrap_or(0));
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(vec![shard; keys.len()])),
@@ -253,17 +250,14 @@ impl Fold for Counted {
             self.values(keys.iter().copied())?,
             Arc::new(Int64Array::from_iter_values(counts)),
         ];
-        let rows = vec![with_columns(&self.schema, columns, keys.len())?];
-        if whole {
-            self.saved_rows = self.counts.len();
-            return Ok(Some(Saved::Whole(rows)));
-        }
-        Ok(Some(Saved::Added(rows)))
+        let rows = with_columns(&self.schema, columns, keys.len())?;
+        Ok(Some(saved.of(vec![rows])))
     }
 
     fn restore(&mut self, saved: &[RecordBatch], moved: &dyn Moved) -> Result<()> {
         for batch in saved {
-            self.saved_rows += batch.num_rows();
+            // Groups that have moved are saved as a whole by who asks.
+            self.log.restored(batch.num_rows(), false);
             let shards = batch.column(0).as_primitive::<UInt32Type>();
             let groups = batch.column(1).as_primitive::<UInt32Type>();
             let counts = batch.column(3).as_primitive::<Int64Type>();

@@ -143,7 +143,8 @@ impl Flow {
         let dataflow = Dataflow::build(Arc::clone(&pipeline.plan), pipeline.shards, &pipeline.state)?;
         let watermarks = vec![NO_WATERMARK; pipeline.plan.sources.len()];
         let state = pipeline.state.clone();
-        let context = EpochContext { epoch, seed: 0, runtime: Handle::current(), state, watermarks };
+        let (runtime, taken) = (Handle::current(), BTreeMap::new());
+        let context = EpochContext { epoch, seed: 0, runtime, state, watermarks, taken };
         Ok(Self { dataflow, context })
     }
 

@@ -21,7 +21,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use crate::change::with_columns;
 use crate::config::{CREATED_BY, ROW_GROUP_ROWS, VERSION_MICROS};
 use crate::error::Result;
-use crate::offset::Epoch;
+use crate::offset::{Epoch, GROWS_KEY};
 
 /// The bytes that begin and end a Parquet file.
 const MAGIC: &[u8] = b"PAR1";
@@ -102,6 +102,14 @@ fn end(head: &FileMetaData, groups: &[RowGroupMetaData], epoch: Epoch) -> Result
     Ok(bytes)
 }
 
+/// What is said of a file that rows are added to, with word of it for a pipeline that reads it.
+fn marked(head: &FileMetaData) -> FileMetaData {
+    let mut keys = head.key_value_metadata().cloned().unwrap_or_default();
+    keys.push(KeyValue::new(GROWS_KEY.to_owned(), "true".to_owned()));
+    let (created_by, orders) = (head.created_by().map(str::to_owned), head.column_orders().cloned());
+    FileMetaData::new(head.version(), head.num_rows(), created_by, Some(keys), head.schema_descr_ptr(), orders)
+}
+
 /// A file that rows are added to: a version is the one before, with rows and a new end behind it.
 pub(super) struct Grown {
     schema: SchemaRef,
@@ -154,7 +162,9 @@ impl Grown {
         let groups = all_moved(&body, self.bytes.len())?;
         self.bytes.extend_from_slice(&body.bytes);
         self.groups.extend(groups.into_iter().map(|group| (group, merges)));
-        self.head.get_or_insert(body.head);
+        if self.head.is_none() {
+            self.head = Some(marked(&body.head));
+        }
         Ok(())
     }
 

@@ -15,15 +15,19 @@ use arrow::ipc::reader::FileReader;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::ChunkReader;
 
 use super::Read;
 use super::avro;
 use super::bad::OnError;
+use super::ops::{Ops, Says, Upkeep};
 use super::options::StreamOptions;
 use super::table::FileFormat;
 use crate::error::{Error, Result, sql_type};
+use crate::format::Envelopes;
 use crate::format::csv::Dialect;
+use crate::offset::GROWS_KEY;
 use crate::source::infer::widen;
 
 pub(super) const BATCH_ROWS: usize = 8192;
@@ -33,6 +37,38 @@ pub(super) const BATCH_ROWS: usize = 8192;
 pub(super) enum Input {
     Local(PathBuf),
     Memory(Bytes),
+}
+
+/// What a binary file has.
+pub(super) struct Units {
+    /// The rows of each unit.
+    rows: Vec<u64>,
+    /// Rows are added behind those that it has: each row is a unit.
+    pub(super) grows: bool,
+}
+
+impl Units {
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        if self.grows { self.rows.iter().sum() } else { self.rows.len() as u64 }
+    }
+
+    /// Where a piece from `from` on ends that has about `rows` rows, and how many it has.
+    pub(super) fn piece(&self, from: u64, rows: u64) -> (u64, u64) {
+        if self.grows {
+            let to = self.count().min(from.saturating_add(rows.max(1))).max(from);
+            return (to, to - from);
+        }
+        let (mut to, mut sum) = (from, 0);
+        for unit in self.rows.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
+            if to > from && sum + unit > rows {
+                break;
+            }
+            sum += unit;
+            to += 1;
+        }
+        (to, sum)
+    }
 }
 
 /// Reads the records of one table.
@@ -53,6 +89,10 @@ pub(super) struct Decoder {
     pub(super) evolve: bool,
     /// A record that cannot be read is left out: then all of its columns must be good, not those alone that are read.
     pub(super) lenient: bool,
+    /// What rows do, where they do not only come.
+    pub(super) ops: Option<Ops>,
+    /// Objects are envelopes of Debezium.
+    pub(super) envelopes: Option<Envelopes>,
 }
 
 impl Decoder {
@@ -61,15 +101,27 @@ impl Decoder {
         table: SchemaRef,
         columns: Vec<usize>,
         options: &StreamOptions,
+        upkeep: Option<&Upkeep>,
     ) -> Result<Self> {
-        let wanted = Arc::new(table.project(&columns)?);
         let (dialect, lines) = (options.dialect.clone(), options.lines);
         let (lenient, evolve) = (options.on_error != OnError::Fail, options.evolve);
-        Ok(Self { format, table, columns, wanted, dialect, lines, evolve, lenient })
+        let Some(upkeep) = upkeep else {
+            let wanted = Arc::new(table.project(&columns)?);
+            let (ops, envelopes) = (None, None);
+            return Ok(Self { format, table, columns, wanted, dialect, lines, evolve, lenient, ops, envelopes });
+        };
+        let ops = Some(Ops::new(upkeep, &table, &columns)?);
+        let debezium = upkeep.says == Says::Debezium;
+        let envelopes = debezium.then(|| Envelopes::new(&table, &upkeep.key, options.writing));
+        let read = upkeep.read_schema(&table);
+        let columns: Vec<usize> = columns.into_iter().chain(table.fields().len()..read.fields().len()).collect();
+        let wanted = Arc::new(read.project(&columns)?);
+        Ok(Self { format, table: read, columns, wanted, dialect, lines, evolve, lenient, ops, envelopes })
     }
 
+    /// The columns that it gives.
     pub(super) fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.wanted)
+        self.ops.as_ref().map_or_else(|| Arc::clone(&self.wanted), Ops::schema)
     }
 
     /// True for formats whose records are parted by line ends.
@@ -82,19 +134,21 @@ impl Decoder {
         self.format == FileFormat::Avro
     }
 
-    /// Rows in each unit of a binary file; nothing while its end is not there.
-    pub(super) fn units(&self, input: &Input) -> Option<Vec<u64>> {
-        match self.format {
-            FileFormat::Parquet => match input {
-                Input::Local(path) => parquet_units(&File::open(path).ok()?),
-                Input::Memory(bytes) => parquet_units(bytes),
-            },
+    /// What a binary file has; nothing while its end is not there.
+    pub(super) fn units(&self, input: &Input) -> Option<Units> {
+        let units = match self.format {
+            FileFormat::Parquet => {
+                return match input {
+                    Input::Local(path) => parquet_units(&File::open(path).ok()?),
+                    Input::Memory(bytes) => parquet_units(bytes),
+                };
+            }
             FileFormat::Avro => {
                 let blocks = match input {
                     Input::Local(path) => avro::blocks(File::open(path).ok()?),
                     Input::Memory(bytes) => avro::blocks(Cursor::new(bytes)),
                 };
-                Some(blocks?.iter().map(|block| block.rows).collect())
+                blocks?.iter().map(|block| block.rows).collect()
             }
             _ => {
                 let reader = match input {
@@ -104,13 +158,27 @@ impl Decoder {
                     Input::Memory(bytes) => FileReader::try_new(Cursor::new(bytes.clone()), None).ok()?.num_batches(),
                 };
                 // The rows of a batch are not known before it is read.
-                Some(vec![BATCH_ROWS as u64; reader])
+                vec![BATCH_ROWS as u64; reader]
             }
-        }
+        };
+        Some(Units { rows: units, grows: false })
     }
 
     /// Reads units `from..to` of a binary file.
     pub(super) fn binary(&self, input: &Input, from: usize, to: usize) -> Result<Read> {
+        let mut read = self.units_of(input, from, to)?;
+        let Some(ops) = &self.ops else { return Ok(read) };
+        for batch in &mut read.batches {
+            let (rows, bad) = ops.of(batch)?;
+            if let Some(bad) = bad.into_iter().next() {
+                return Err(Error::query(format!("column {}: {}", bad.column, bad.reason)));
+            }
+            *batch = rows;
+        }
+        Ok(read)
+    }
+
+    fn units_of(&self, input: &Input, from: usize, to: usize) -> Result<Read> {
         let name = |e: std::io::Error| Error::query(format!("cannot open it: {e}"));
         match (self.format, input) {
             (FileFormat::Parquet, Input::Local(path)) => self.parquet(File::open(path).map_err(name)?, from, to),
@@ -139,7 +207,12 @@ impl Decoder {
         let wanted = fields.iter().enumerate().filter(|(_, field)| self.wanted.index_of(field.name()).is_ok());
         let roots: Vec<usize> = wanted.map(|(at, _)| at).collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_row_groups((from..to).collect());
+        let grows = grows(builder.metadata());
+        let reader = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+        let reader = match grows {
+            true => reader.with_offset(from).with_limit(to - from),
+            false => reader.with_row_groups((from..to).collect()),
+        };
         let batches = reader.build()?.map(|batch| self.by_name(&batch?)).collect::<Result<_>>()?;
         Ok(Read { batches, new, ..Read::default() })
     }
@@ -194,7 +267,8 @@ impl Decoder {
             }
         });
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(self.schema(), columns.collect::<Result<_>>()?, &options)?)
+        let wanted = Arc::clone(&self.wanted);
+        Ok(RecordBatch::try_new_with_options(wanted, columns.collect::<Result<_>>()?, &options)?)
     }
 }
 
@@ -220,8 +294,15 @@ fn holds(ours: &DataType, theirs: &DataType) -> bool {
     }
 }
 
-fn parquet_units(input: &impl ChunkReader) -> Option<Vec<u64>> {
+fn parquet_units(input: &impl ChunkReader) -> Option<Units> {
     let metadata = ArrowReaderMetadata::load(input, ArrowReaderOptions::new()).ok()?;
     let groups = metadata.metadata().row_groups();
-    Some(groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).collect())
+    let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).collect();
+    Some(Units { rows, grows: grows(metadata.metadata()) })
+}
+
+/// True for a file to which a pipeline adds rows. Its row groups are merged now and then, the order of rows stays.
+fn grows(metadata: &ParquetMetaData) -> bool {
+    let keys = metadata.file_metadata().key_value_metadata();
+    keys.is_some_and(|keys| keys.iter().any(|one| one.key == GROWS_KEY))
 }

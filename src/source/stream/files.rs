@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::Read as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, StringArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
@@ -54,6 +54,10 @@ pub(super) struct Files {
     changed: Vec<String>,
     /// Of how many parts the last checkpoint has what was taken, and their rows.
     saved: (usize, usize),
+    /// What was taken, in the order in which it was, where the rows of the table depend on that.
+    order: Option<Order>,
+    /// The sizes of files that may grow by whole units, where all there was has been taken.
+    whole: HashMap<String, u64>,
     /// Files of the last listing that have something to take.
     waiting: VecDeque<ObjectMeta>,
     /// Bytes that were read to find where records end.
@@ -67,12 +71,42 @@ pub(super) struct Files {
 
 type FileKey = (String, u64, u64);
 
+/// How far which file was taken, again and again.
+#[derive(Default)]
+struct Order {
+    all: Vec<(String, Taken)>,
+    /// How many of them are in a checkpoint.
+    saved: usize,
+}
+
+impl Order {
+    fn push(&mut self, path: &str, taken: Taken) {
+        let unsaved = self.all.len() > self.saved;
+        match self.all.last_mut().filter(|(last, _)| unsaved && last == path) {
+            Some((_, last)) => *last = taken,
+            None => self.all.push((path.to_owned(), taken)),
+        }
+    }
+
+    /// The pieces of files that were taken.
+    fn slices(&self) -> Vec<FileSlice> {
+        let mut before: HashMap<&str, u64> = HashMap::new();
+        let slice = |(path, taken): &'_ (String, Taken), from: u64| {
+            let (path, to) = (path.clone(), taken.to);
+            FileSlice { path, from, to, bytes: to - from, last: taken.done, file: None }
+        };
+        let slices = self.all.iter().map(|one| slice(one, before.insert(&one.0, one.1.to).unwrap_or(0)));
+        slices.filter(|slice| slice.to > slice.from).collect()
+    }
+}
+
 impl Files {
     pub(super) fn new(
         location: Location,
         store: Arc<dyn ObjectStore>,
         reader: TextReader,
         options: StreamOptions,
+        in_order: bool,
     ) -> Self {
         let (taken, read) = (HashMap::new(), HashMap::new());
         Self {
@@ -82,6 +116,8 @@ impl Files {
             options,
             listing: Listing::default(),
             saved: (0, 0),
+            order: in_order.then(Order::default),
+            whole: HashMap::new(),
             taken,
             changed: Vec::new(),
             waiting: VecDeque::new(),
@@ -98,6 +134,7 @@ impl Files {
         let done = |path: &Path| taken.get(path.as_ref()).is_some_and(|taken| taken.done);
         let mut files = self.listing.files(&self.location, self.store.as_ref(), &done, now_micros).await?;
         files.retain(|file| file.size != taken.get(file.location.as_ref()).map_or(0, |taken| taken.to));
+        files.retain(|file| self.whole.get(file.location.as_ref()) != Some(&file.size));
         if self.options.by_time {
             files.sort_by(|a, b| (a.last_modified, &a.location).cmp(&(b.last_modified, &b.location)));
         }
@@ -130,19 +167,17 @@ impl Files {
         let units = blocking(move || Ok(decoder.units(&input))).await?;
         let Some(units) = units else { return Ok(None) };
         let from = self.taken.get(file.location.as_ref()).map_or(0, |taken| taken.to);
-        let mut to = from;
-        let mut sum = 0;
-        for unit in units.iter().skip(usize::try_from(from).unwrap_or(usize::MAX)) {
-            if to > from && sum + unit > rows {
-                break;
-            }
-            sum += unit;
-            to += 1;
-        }
-        let all = units.len() as u64;
+        let (to, sum) = units.piece(from, rows);
+        let (all, grows) = (units.count(), units.grows);
         let bytes = file.size * (to - from) / all.max(1);
-        let last = to == all;
-        let slice = FileSlice { path: file.location.to_string(), from, to, bytes, last, file: None };
+        if grows && to == all {
+            self.whole.insert(file.location.to_string(), file.size);
+        }
+        if grows && to == from {
+            return Ok(None);
+        }
+        let slice =
+            FileSlice { path: file.location.to_string(), from, to, bytes, last: to == all && !grows, file: None };
         Ok(Some((slice, sum)))
     }
 
@@ -239,6 +274,21 @@ impl Files {
     }
 }
 
+/// What a checkpoint has of files: of one that comes several times the last counts.
+fn saved_batch(all: &[(String, Taken)]) -> Result<RecordBatch> {
+    let schema = Schema::new(vec![
+        Field::new("path", DataType::Utf8, false),
+        Field::new("to", DataType::UInt64, false),
+        Field::new("done", DataType::Boolean, false),
+    ]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(all.iter().map(|(path, _)| path))),
+        Arc::new(UInt64Array::from_iter_values(all.iter().map(|(_, taken)| taken.to))),
+        Arc::new(BooleanArray::from_iter(all.iter().map(|(_, taken)| Some(taken.done)))),
+    ];
+    Ok(RecordBatch::try_new(Arc::new(schema), columns)?)
+}
+
 /// True if nobody has written to a file for a while.
 fn is_quiet(file: &ObjectMeta, now_micros: i64) -> bool {
     now_micros - file.last_modified.timestamp_micros() >= QUIET_MICROS
@@ -273,7 +323,8 @@ impl Source for Files {
                 more
             } else {
                 let found = self.binary_slice(&file, limits.rows - rows, now_micros).await?;
-                let more = found.as_ref().is_some_and(|(slice, _)| !slice.last);
+                let whole = self.whole.get(file.location.as_ref()) == Some(&file.size);
+                let more = found.as_ref().is_some_and(|(slice, _)| !slice.last && !whole);
                 rows += found.as_ref().map_or(0, |(_, rows)| *rows);
                 slices.extend(found.map(|(slice, _)| slice));
                 more
@@ -295,6 +346,9 @@ impl Source for Files {
         let OffsetRange::Files(slices) = range else { return Ok(()) };
         for slice in slices {
             let taken = Taken { to: slice.to, done: slice.last };
+            if let Some(order) = &mut self.order {
+                order.push(&slice.path, taken);
+            }
             self.taken.insert(slice.path.clone(), taken);
             self.changed.push(slice.path.clone());
             self.last = Some(slice.path.clone());
@@ -350,6 +404,9 @@ impl Source for Files {
     }
 
     fn taken(&self) -> Result<OffsetRange> {
+        if let Some(order) = &self.order {
+            return Ok(OffsetRange::Files(order.slices()));
+        }
         let mut taken: Vec<(&String, &Taken)> = self.taken.iter().filter(|(_, taken)| taken.to > 0).collect();
         taken.sort_by_key(|(path, _)| *path);
         let slice = |(path, taken): (&String, &Taken)| {
@@ -368,25 +425,22 @@ impl Source for Files {
         self.changed.dedup();
         let changed = std::mem::take(&mut self.changed);
         let (parts, rows) = self.saved;
+        if let Some(order) = &mut self.order {
+            let whole = parts >= SAVED_PARTS;
+            self.saved.0 = if whole { 1 } else { parts + 1 };
+            let from = if whole { 0 } else { order.saved };
+            order.saved = order.all.len();
+            let batch = saved_batch(&order.all[from..])?;
+            return Ok(if whole { Saved::Whole(vec![batch]) } else { Saved::Added(vec![batch]) });
+        }
         // Parts would pile up, and have files in them again and again.
         let whole = parts >= SAVED_PARTS || rows + changed.len() > 2 * self.taken.len();
         let mut paths = if whole { self.taken.keys().cloned().collect() } else { changed };
         paths.sort();
         self.saved = if whole { (1, paths.len()) } else { (parts + 1, rows + paths.len()) };
-        let all: Vec<Taken> = paths.iter().filter_map(|path| self.taken.get(path).copied()).collect();
-        let schema = Schema::new(vec![
-            Field::new("path", DataType::Utf8, false),
-            Field::new("to", DataType::UInt64, false),
-            Field::new("done", DataType::Boolean, false),
-        ]);
-        let batch = RecordBatch::try_new(
-            Arc::new(schema),
-            vec![
-                Arc::new(StringArray::from_iter_values(&paths)),
-                Arc::new(UInt64Array::from_iter_values(all.iter().map(|taken| taken.to))),
-                Arc::new(BooleanArray::from_iter(all.iter().map(|taken| Some(taken.done)))),
-            ],
-        )?;
+        let all: Vec<(String, Taken)> =
+            paths.into_iter().filter_map(|path| self.taken.get(&path).copied().map(|taken| (path, taken))).collect();
+        let batch = saved_batch(&all)?;
         Ok(if whole { Saved::Whole(vec![batch]) } else { Saved::Added(vec![batch]) })
     }
 
@@ -398,6 +452,10 @@ impl Source for Files {
             let done = batch.column(2).as_boolean();
             for row in 0..paths.len() {
                 let taken = Taken { to: ends.value(row), done: done.value(row) };
+                if let Some(order) = &mut self.order {
+                    order.all.push((paths.value(row).to_owned(), taken));
+                    order.saved = order.all.len();
+                }
                 self.taken.insert(paths.value(row).to_owned(), taken);
             }
         }

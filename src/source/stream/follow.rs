@@ -402,7 +402,7 @@ mod tests {
     fn follow(path: &Path, restart: bool) -> Follow {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
         let options = StreamOptions { restart_on_truncate: restart, ..StreamOptions::default() };
-        let decoder = Decoder::new(FileFormat::Json, schema, vec![0], &options).expect("a decoder");
+        let decoder = Decoder::new(FileFormat::Json, schema, vec![0], &options, None).expect("a decoder");
         let reader = TextReader { decoder, on_error: OnError::Fail, dead_letters: None };
         Follow::new(path.to_path_buf(), reader, options)
     }

@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 
 use super::bad::OnError;
+use crate::change::OnMissing;
 use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, IDLE_MICROS, SPOOL_BYTES, SPOOL_LEAST_BYTES, parse_bytes};
 use crate::error::{Error, Result, near_name};
 use crate::format::csv::{Dialect, Encoding, canonical_option};
+use crate::format::{TimeUnit, Writing};
 
 /// How much an epoch takes from one source at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,12 @@ pub struct StreamOptions {
     pub event_time: Option<EventTime>,
     /// Pipes: bytes that are kept in the state at the most.
     pub spool_bytes: u64,
+    /// The column that says what a row does.
+    pub op_column: Option<String>,
+    /// What becomes of a delete of a row that is not there.
+    pub on_missing: Option<OnMissing>,
+    /// Debezium: how values are written where an envelope does not say.
+    pub writing: Writing,
 }
 
 impl Default for StreamOptions {
@@ -85,12 +93,15 @@ impl Default for StreamOptions {
             restart_on_truncate: false,
             event_time: None,
             spool_bytes: SPOOL_BYTES,
+            op_column: None,
+            on_missing: None,
+            writing: Writing::default(),
         }
     }
 }
 
 /// The options of every growing table.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 22] = [
     "max_rows_per_epoch",
     "max_bytes_per_epoch",
     "max_files_per_epoch",
@@ -109,6 +120,10 @@ const NAMES: [&str; 18] = [
     "watermark_for",
     "late",
     "idle_timeout",
+    "op_column",
+    "on_missing",
+    "time_unit",
+    "decimals",
 ];
 
 /// Those of CSV, as for tables at rest.
@@ -228,6 +243,8 @@ impl StreamOptions {
                 let _: FileCompressionType = value.parse().map_err(|_| wrong("it is gzip, bzip2, xz or zstd"))?;
             }
             "newline_delimited" if format == "JSON" => self.lines = truth()?,
+            "op_column" => self.op_column = Some(value.to_owned()).filter(|column| !column.is_empty()),
+            "on_missing" | "time_unit" | "decimals" => self.set_change(name, value, format)?,
             _ => return Err(unknown(name, format)),
         }
         Ok(())
@@ -281,6 +298,36 @@ fn seconds(text: &str) -> Option<i64> {
         _ => return None,
     };
     number.parse::<i64>().ok()?.checked_mul(unit)
+}
+
+impl StreamOptions {
+    /// Options of tables whose rows change and go.
+    fn set_change(&mut self, name: &str, value: &str, format: &str) -> Result<()> {
+        let wrong =
+            |means: &str| Err(Error::sql(format!("the option {name} cannot be '{value}'")).hint(means.to_owned()));
+        if name != "on_missing" && format != "DEBEZIUM" {
+            return Err(Error::sql(format!("the option {name} is of tables STORED AS DEBEZIUM")));
+        }
+        match (name, value) {
+            ("on_missing", "fail") => self.on_missing = Some(OnMissing::Fail),
+            ("on_missing", "skip") => self.on_missing = Some(OnMissing::Skip),
+            ("on_missing", _) => return wrong("on_missing is 'fail' or 'skip'"),
+            ("time_unit", "ms") => self.writing.time_unit = Some(TimeUnit::Milli),
+            ("time_unit", "us") => self.writing.time_unit = Some(TimeUnit::Micro),
+            ("time_unit", "ns") => self.writing.time_unit = Some(TimeUnit::Nano),
+            ("time_unit", _) => {
+                return wrong("time_unit is 'ms', 'us' or 'ns': what the numbers of TIMESTAMP and TIME count");
+            }
+            (_, "string") => self.writing.base64 = Some(false),
+            (_, "base64") => self.writing.base64 = Some(true),
+            _ => {
+                return wrong(
+                    "decimals are a 'string', such as \"12.50\", or 'base64', as Debezium writes them by default",
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The name of an option as users write it.

@@ -16,7 +16,7 @@ use super::decode::{BATCH_ROWS, Decoder};
 use super::table::FileFormat;
 use crate::error::{Error, Result};
 use crate::format::csv::{CsvDecoder, Dialect, Records as CsvRecords, Step, Told};
-use crate::format::{JsonDecoder, Members, NOT_ONE_LINE, Problem, Records, Shapes, WrongKind};
+use crate::format::{Envelopes, JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, Shapes, WrongKind};
 
 /// How much text a JSON decoder is given at once.
 const PUSH_BYTES: usize = 256 << 10;
@@ -210,7 +210,48 @@ impl Decoder {
             line = one.line;
             bad.push(self.csv_bad(text, at, columns, one));
         }
-        Ok(Salvaged { batches, bad, new: Vec::new() })
+        self.with_ops(text, Salvaged { batches, bad, new: Vec::new() })
+    }
+
+    /// What each row does, in place of the words that say so.
+    fn with_ops(&self, text: &[u8], mut found: Salvaged) -> Result<Salvaged> {
+        let Some(ops) = &self.ops else { return Ok(found) };
+        let (mut before, mut bad) = (0, Vec::new());
+        for batch in &mut found.batches {
+            let (rows, wrong) = ops.of(batch)?;
+            bad.extend(wrong.into_iter().map(|bad| (before + bad.row, bad)));
+            before += batch.num_rows();
+            *batch = rows;
+        }
+        if bad.is_empty() {
+            return Ok(found);
+        }
+        let mut good = self.record_ranges(text);
+        good.retain(|record| !found.bad.iter().any(|bad| bad.record.contains(&record.start)));
+        for (row, bad) in bad {
+            // A file that is taken whole is one record.
+            let record = good.get(row).cloned().unwrap_or(0..text.len());
+            let (payload, column) = (String::new(), Some(bad.column));
+            found.bad.push(Bad { record, payload, column, reason: bad.reason });
+        }
+        found.bad.sort_by_key(|bad| bad.record.start);
+        Ok(found)
+    }
+
+    /// The places of the records of a text, with their line ends.
+    fn record_ranges(&self, text: &[u8]) -> Vec<Range<usize>> {
+        if self.format == FileFormat::Json && !self.lines {
+            return Vec::new();
+        }
+        let ends: Vec<usize> = if self.parted_by_lines(text) {
+            memchr::memchr_iter(b'\n', text).map(|at| at + 1).collect()
+        } else {
+            self.csv_ends(text).collect()
+        };
+        let ends = ends.into_iter().chain([text.len()]);
+        let mut start = 0;
+        let ranges = ends.map(|end| std::mem::replace(&mut start, end)..end);
+        ranges.filter(|record| !text[record.clone()].trim_ascii().is_empty()).collect()
     }
 
     fn csv_bad(&self, text: &[u8], at: usize, columns: &CsvColumns, told: Told) -> Bad {
@@ -230,6 +271,14 @@ impl Decoder {
 
     /// Reads JSON. `first`: the first bad record is enough.
     pub(super) fn json(&self, text: &[u8], first: bool) -> Result<Salvaged> {
+        match &self.envelopes {
+            Some(envelopes) => self.enveloped(envelopes.clone(), text, first),
+            None => self.with_ops(text, self.objects(text, first)?),
+        }
+    }
+
+    /// Reads objects. `first`: the first bad one is enough.
+    fn objects(&self, text: &[u8], first: bool) -> Result<Salvaged> {
         let mut found = Salvaged::default();
         // What is before a bad record, and what is behind it: the first part on top.
         let mut todo: Vec<Range<usize>> = std::iter::once(0..text.len()).collect();
@@ -257,6 +306,45 @@ impl Decoder {
             }
         }
         found.bad.sort_by_key(|bad| bad.record.start);
+        Ok(found)
+    }
+
+    /// Reads envelopes of Debezium, which become objects first. `first`: the first bad one is enough.
+    fn enveloped(&self, mut envelopes: Envelopes, text: &[u8], first: bool) -> Result<Salvaged> {
+        let (mut bad, mut rows) = (Vec::new(), String::new());
+        // Where the rows of each envelope end, and the envelope.
+        let mut records: Vec<(usize, Range<usize>)> = Vec::new();
+        for record in self.record_ranges(text) {
+            let read = match std::str::from_utf8(&text[record.clone()]) {
+                Ok(envelope) => envelopes.read(envelope, &mut rows),
+                Err(_) => Err((None, NOT_UTF8.to_owned())),
+            };
+            match read {
+                Ok(_) => records.push((rows.len(), record)),
+                Err((column, reason)) => {
+                    bad.push(Bad { record, payload: String::new(), column, reason });
+                    if first {
+                        break;
+                    }
+                }
+            }
+        }
+        let mut found = self.with_ops(rows.as_bytes(), self.objects(rows.as_bytes(), first)?)?;
+        if !found.bad.is_empty() {
+            let of = |at: usize| records.partition_point(|(end, _)| *end <= at).min(records.len() - 1);
+            let wrong: Vec<usize> = found.bad.iter().map(|bad| of(bad.record.start)).collect();
+            for (at, one) in wrong.iter().zip(std::mem::take(&mut found.bad)) {
+                bad.push(Bad { record: records[*at].1.clone(), ..one });
+            }
+            // An envelope is taken whole or not at all.
+            let start = |at: usize| at.checked_sub(1).map_or(0, |before| records[before].0);
+            let good = (0..records.len()).filter(|at| !wrong.contains(at));
+            let good: String = good.map(|at| &rows[start(at)..records[at].0]).collect();
+            found = self.with_ops(good.as_bytes(), self.objects(good.as_bytes(), first)?)?;
+        }
+        bad.sort_by_key(|bad| bad.record.start);
+        bad.dedup_by_key(|bad| bad.record.start);
+        found.bad.extend(bad);
         Ok(found)
     }
 

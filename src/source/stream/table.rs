@@ -22,6 +22,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
 use super::nexmark::NexmarkKind;
+use super::ops::Upkeep;
 use super::options::{EventTime, StreamOptions, plain};
 use crate::checkpoint::FoundTable;
 use crate::error::{Error, Result, near_name, sql_type};
@@ -94,6 +95,8 @@ pub struct StreamTable {
     options: StreamOptions,
     /// The columns were found, and not declared.
     found: bool,
+    /// How its rows change and go, if they do.
+    upkeep: Option<Upkeep>,
     watermark: Option<Watermark>,
 }
 
@@ -152,11 +155,12 @@ impl StreamTable {
         look: impl Future<Output = Result<Look>>,
     ) -> Result<Self> {
         let mut options = StreamOptions::read(&cmd.options, &cmd.file_type)?;
+        let upkeep = Upkeep::of(cmd, &options)?;
         let declared = Arc::clone(cmd.schema.inner());
         let kind = match cmd.file_type.as_str() {
             "RATE" => Kind::Rate,
             "NEXMARK" => Kind::nexmark(cmd, &options)?,
-            "JSON" => Kind::files(cmd, FileFormat::Json, options.lines)?,
+            "JSON" | "DEBEZIUM" => Kind::files(cmd, FileFormat::Json, options.lines)?,
             "CSV" => Kind::files(cmd, FileFormat::Csv, true)?,
             "PARQUET" => Kind::files(cmd, FileFormat::Parquet, true)?,
             "ARROW" => Kind::files(cmd, FileFormat::Arrow, true)?,
@@ -185,11 +189,16 @@ impl StreamTable {
                     .note("a pipe cannot be looked at before it is read")
                     .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
             }
+            (_, true) if cmd.file_type == "DEBEZIUM" => {
+                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
+                    .note("an envelope of Debezium does not tell which types of SQL its values have")
+                    .hint(format!("CREATE STREAM {} (column TYPE, …) STORED AS DEBEZIUM …", cmd.name)));
+            }
             (_, true) => {
                 found = true;
                 let look = match known {
                     Some(known) => known,
-                    None => look.await.map_err(|error| {
+                    None => look.await.and_then(|look| without_op(look, upkeep.as_ref())).map_err(|error| {
                         let error =
                             error.note(format!("the columns of {} are not declared, and not found there", cmd.name));
                         match error.hint {
@@ -208,12 +217,45 @@ impl StreamTable {
         if matches!(kind, Kind::Rate | Kind::Nexmark(_)) && options.dead_letter.is_some() {
             return Err(Error::sql("a generator has no dead letters").hint("leave out dead_letter"));
         }
-        Ok(Self { kind, columns, options, found, watermark })
+        upkeep.as_ref().map_or(Ok(()), |upkeep| upkeep.check(&columns))?;
+        if watermark.is_some() && upkeep.is_some() {
+            return Err(Error::sql("a table whose rows change and go has no watermark")
+                .note("a delete that came late would be left out, and its row would stay")
+                .hint("leave out WATERMARK FOR"));
+        }
+        Ok(Self { kind, columns, options, found, upkeep, watermark })
     }
 
     /// Its watermark, if it has one.
     pub fn watermark(&self) -> Option<&Watermark> {
         self.watermark.as_ref()
+    }
+
+    /// The same over files at rest, which are not followed.
+    pub(super) async fn at_rest(
+        state: &dyn Session,
+        cmd: &CreateExternalTable,
+        look: impl Future<Output = Result<Look>>,
+    ) -> Result<Self> {
+        let mut table = Self::create(state, cmd, look).await?;
+        if table.options.dead_letter.is_some() {
+            return Err(Error::sql("a table at rest keeps no dead letters").hint("'on_error' 'skip' leaves lines out"));
+        }
+        if !cmd.table_partition_cols.is_empty() {
+            return Err(Error::sql("a table whose rows change and go cannot be PARTITIONED BY"));
+        }
+        let location = Location::parse(cmd.locations.first().map_or("", String::as_str))?;
+        if let Kind::Follow { format, .. } = table.kind {
+            table.kind = Kind::Files { location: Box::new(location.clone()), format };
+        }
+        let folder = location.url.is_collection() && location.url.get_glob().is_none();
+        if matches!(table.kind, Kind::Files { .. }) && !folder {
+            let store = state.runtime_env().object_store(&location.url)?;
+            if location.files_in(store.as_ref()).await?.is_empty() {
+                return Err(location.missing(store.as_ref()).await);
+            }
+        }
+        Ok(table)
     }
 
     /// The same with more columns, to be planned anew.
@@ -246,6 +288,11 @@ impl StreamTable {
         &self.columns
     }
 
+    /// How its rows change and go; nothing: they only come.
+    pub fn upkeep(&self) -> Option<&Upkeep> {
+        self.upkeep.as_ref()
+    }
+
     /// What OPTIONS say.
     pub fn options(&self) -> &StreamOptions {
         &self.options
@@ -268,6 +315,7 @@ impl StreamTable {
         let watermark = self.options.event_time.as_ref();
         let watermark = watermark.map(|time| format!(" watermark for {} as {}", time.column, time.expression));
         let table = match &self.kind {
+        let upkeep = self.upkeep.as_ref().map_or(String::new(), Upkeep::describe);
             Kind::Rate => format!("RATE {} a second ({columns})", Rate::rate(&self.options)),
             Kind::Nexmark(kind) => {
                 let rate = self.options.rows_per_second.map_or(String::new(), |rate| format!(" {rate} a second"));
@@ -278,8 +326,14 @@ impl StreamTable {
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
             Kind::Pipe { path: None, format } => format!("{format:?} standard input ({columns})"),
         };
-        table + &watermark.unwrap_or_default()
+        table + &upkeep + &watermark.unwrap_or_default()
     }
+}
+
+/// What was found without the column that says what a row does.
+fn without_op(look: Look, upkeep: Option<&Upkeep>) -> Result<Look> {
+    let Some(upkeep) = upkeep else { return Ok(look) };
+    Ok(Look { columns: upkeep.without_op(&look.columns)?, ..look })
 }
 
 fn begins_with(columns: &SchemaRef, first: &SchemaRef) -> bool {

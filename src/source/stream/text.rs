@@ -216,7 +216,7 @@ mod tests {
         let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
         let schema = Arc::new(Schema::new(fields));
         let options = StreamOptions { on_error, ..StreamOptions::default() };
-        let decoder = Decoder::new(format, schema, vec![0, 1], &options).expect("a decoder");
+        let decoder = Decoder::new(format, schema, vec![0, 1], &options, None).expect("a decoder");
         TextReader { decoder, on_error, dead_letters: None }
     }
 

@@ -1,0 +1,129 @@
+//! The rows of a source that inserts, changes and deletes.
+//!
+//! Enters: what the source read, in its order, with what each row does. Leaves: the rows that come and go, once an
+//! epoch each. Always holds: the rows that are there are kept, by key; a delete of one that is not there ends the
+//! pipeline, or is counted.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int8Array, RecordBatch};
+use arrow::datatypes::{DataType, Int8Type, SchemaRef};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+
+use super::exchange::Exchange;
+use super::keys::{KeyHasher, evaluate_key};
+use super::log::{Log, ToSave};
+use super::{EpochContext, Operator, Shard};
+use crate::change::{Changes, NetRows, OnMissing, with_columns};
+use crate::checkpoint::Saved;
+use crate::error::{Error, Result};
+
+/// Rows that are saved in one batch.
+const BLOCK: usize = 32 * 1024;
+
+/// The rows of one shard.
+pub(super) struct Net {
+    /// The name of the source.
+    name: String,
+    schema: SchemaRef,
+    rows: NetRows,
+    key: Vec<Arc<dyn PhysicalExpr>>,
+    hasher: KeyHasher,
+    log: Log<Box<[u8]>>,
+}
+
+/// The columns at these places, or all of them.
+fn key_columns(schema: &SchemaRef, key: &[usize]) -> (Vec<Arc<dyn PhysicalExpr>>, Vec<DataType>) {
+    let all: Vec<usize> = (0..schema.fields().len()).collect();
+    let places = if key.is_empty() { &all[..] } else { key };
+    let column = |at: &usize| {
+        let field = schema.field(*at);
+        (Arc::new(Column::new(field.name(), *at)) as Arc<dyn PhysicalExpr>, field.data_type().clone())
+    };
+    places.iter().map(column).unzip()
+}
+
+impl Net {
+    /// Of a source of these columns; `key` are the places of its key, if it has one.
+    pub(super) fn new(name: &str, schema: &SchemaRef, key: &[usize], on_missing: OnMissing) -> Result<Self> {
+        let (columns, types) = key_columns(schema, key);
+        Ok(Self {
+            name: name.to_owned(),
+            schema: Arc::clone(schema),
+            rows: NetRows::new(schema, key, on_missing)?,
+            key: columns,
+            hasher: KeyHasher::new(types)?,
+            log: Log::default(),
+        })
+    }
+
+    /// How its input is divided.
+    pub(super) fn exchange(schema: &SchemaRef, key: &[usize]) -> Result<Exchange> {
+        let (columns, types) = key_columns(schema, key);
+        Exchange::by_key(columns, types)
+    }
+}
+
+/// The rows of a batch, and what each does.
+fn with_op(batch: &RecordBatch) -> Result<(RecordBatch, Int8Array)> {
+    let last = batch.num_columns() - 1;
+    let ops = batch.column(last).as_primitive_opt::<Int8Type>();
+    let ops = ops.ok_or_else(|| Error::query("a source does not say what its rows do"))?.clone();
+    Ok((batch.project(&(0..last).collect::<Vec<_>>())?, ops))
+}
+
+impl Operator for Net {
+    fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
+        for change in inputs.iter().flatten() {
+            let (rows, ops) = with_op(&change.rows)?;
+            self.rows.apply(&rows, &ops).map_err(|error| {
+                let error = Error { message: format!("{}: {}", self.name, error.message), ..error };
+                match context.taken.get(&self.name) {
+                    Some(taken) => error.note(format!("in what epoch {} took: {taken}", context.epoch)),
+                    None => error,
+                }
+            })?;
+        }
+        let log = &mut self.log;
+        let changes = self.rows.settle(|key| log.set(key.into(), ()))?;
+        let named = changes.map(|changes| {
+            let rows = with_columns(&self.schema, changes.rows.columns().to_vec(), changes.len())?;
+            Ok(Changes { rows, weights: changes.weights })
+        });
+        named.into_iter().collect()
+    }
+
+    fn save(&mut self) -> Result<Vec<Saved>> {
+        let saved = self.log.take(self.rows.len(), false);
+        let parts: Vec<RecordBatch> = match &saved {
+            ToSave::Nothing => Vec::new(),
+            ToSave::Changed(changed) => {
+                let keys: Vec<&[u8]> = changed.keys().map(|key| &**key).collect();
+                let parts = keys.chunks(BLOCK).map(|keys| self.rows.of(keys.iter().copied())?.with_weight_column());
+                parts.collect::<Result<_>>()?
+            }
+            ToSave::All => self.rows.all(BLOCK).map(|part| part?.with_weight_column()).collect::<Result<_>>()?,
+        };
+        Ok(vec![saved.of(parts)])
+    }
+
+    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+        for batch in saved.iter().flatten() {
+            let change = Changes::from_weight_column(batch)?;
+            let hashes = self.hasher.hashes(&evaluate_key(&self.key, &change.rows)?, change.len())?;
+            self.rows.restore(&change, |row| shard.has(hashes[row]))?;
+            let own = hashes.iter().filter(|hash| shard.has(**hash)).count();
+            self.log.restored(own, shard.moved);
+        }
+        Ok(())
+    }
+
+    fn take_left_out(&mut self) -> u64 {
+        self.rows.take_missing()
+    }
+
+    fn size(&self) -> (usize, usize) {
+        (self.rows.len(), self.rows.bytes())
+    }
+}
