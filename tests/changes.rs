@@ -318,3 +318,114 @@ fn what_cannot_be_such_a_table_is_refused() {
         assert!(ran.stderr.contains(said), "{statement}: {}", ran.stderr);
     }
 }
+
+/// Forms of SQL that are rewritten, over tables t (id, k, v, ts) and u (k, ts, x).
+const FORMS: [&str; 16] = [
+    "SELECT column_name, min, max, count FROM (SUMMARIZE SELECT k, v FROM t)",
+    "SELECT * FROM (SELECT k, v % 2 AS odd, v FROM t) PIVOT (sum(v) FOR odd IN (0, 1))",
+    "UNPIVOT (SELECT id, k, v FROM t) ON k, v INTO NAME what VALUE n",
+    "SELECT t.id, u.x FROM t ASOF JOIN u ON t.k = u.k AND t.ts >= u.ts",
+    "SELECT max(COLUMNS('^(k|v)$')) FROM t",
+    "SELECT * EXCLUDE (ts) RENAME (v AS w) FROM t",
+    "SELECT id FROM t SEMI JOIN u ON t.k = u.k",
+    "SELECT id FROM t ANTI JOIN u ON t.k = u.k AND u.x > 5",
+    "SELECT t.id, f.name FROM t JOIN read_csv('names.csv') f ON f.k = t.k",
+    "SELECT t.id, g.value FROM t JOIN generate_series(0, 3) g ON g.value = t.v",
+    "SELECT k, arg_min(id, v * 100 + id) AS a, arg_max(id, v * 100 + id) AS b FROM t GROUP BY k",
+    "SELECT k, mode(v % 2) AS m FROM t GROUP BY k",
+    "SELECT histogram(k) AS h FROM t",
+    "SELECT id, twice(v) AS w FROM t WHERE w > 4",
+    "SELECT k, v + 1 AS w, w * 2 AS x FROM t WHERE x > 6",
+    "FROM t SELECT k, count(*) AS n GROUP BY ALL",
+];
+
+#[test]
+fn friendly_forms_follow_a_table_that_others_change() {
+    let place = Place::new();
+    place.write("names.csv", "k,name\n0,zero\n1,one\n1,uno\n");
+    let tables = |kind: &str| {
+        format!(
+            "CREATE MACRO twice(x) AS x * 2;
+             CREATE {kind} t (id BIGINT PRIMARY KEY, k BIGINT, v BIGINT, ts TIMESTAMP) STORED AS JSON LOCATION 't/' OPTIONS ('op_column' 'op');
+             CREATE {kind} u (k BIGINT, ts TIMESTAMP, x BIGINT) STORED AS JSON LOCATION 'u/';"
+        )
+    };
+    let copies: String = FORMS
+        .iter()
+        .enumerate()
+        .map(|(at, form)| format!("COPY ({form}) TO 'out/{at}.json' OPTIONS ('mode' 'replace');\n"))
+        .collect();
+    let by_name = "CREATE EXTERNAL TABLE o (b BIGINT, a BIGINT) STORED AS PARQUET LOCATION 'o/';
+        INSERT INTO o BY NAME SELECT x AS a, k AS b FROM u;";
+    let sql = format!("SET fuse.on_full_recompute = 'allow'; {}{copies}{by_name}", tables("STREAM"));
+    for round in 0..4 {
+        let rows = (0..6).map(|row| {
+            let (id, k, v) = ((row * 5 + round * 3) % 11, (row + round) % 4, (row * 7 + round) % 6);
+            format!("{{\"op\":\"u\",\"id\":{id},\"k\":{k},\"v\":{v},\"ts\":\"2024-01-0{}\"}}\n", 1 + id % 5)
+        });
+        let delete = if round > 0 { format!("{{\"op\":\"d\",\"id\":{}}}\n", round * 3) } else { String::new() };
+        append(&place, "t/1.json", &(rows.collect::<String>() + &delete));
+        append(
+            &place,
+            "u/1.json",
+            &format!("{{\"k\":{round},\"ts\":\"2024-01-0{}\",\"x\":{}}}\n", 1 + round, round * 10),
+        );
+        once(&place, &sql).data();
+        for (at, form) in FORMS.iter().enumerate() {
+            let lines = |sql: &str| {
+                let text = place.run(&["query", "-q", "--format", "ndjson", "-c", sql]).data();
+                let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            let batch = lines(&format!("{}{form}", tables("EXTERNAL TABLE")));
+            assert!(!batch.is_empty(), "{form}");
+            let shown = place.read(&format!("out/{at}.json"));
+            let mut shown: Vec<&str> = shown.lines().collect();
+            shown.sort_unstable();
+            assert_eq!(shown, batch, "{form}, round {round}");
+        }
+    }
+    assert_eq!(rows(&place, "SELECT a, b FROM 'o/' ORDER BY a"), "a,b\n0,0\n10,1\n20,2\n30,3\n");
+    let error = place.sql(&format!("{} PIVOT t ON k USING sum(v)", tables("STREAM"))).error(2);
+    assert!(error.contains("growing table") && error.contains("IN ("), "{error}");
+}
+
+/// A pipeline that goes on until it is killed.
+fn start(place: &Place, state: &str, sql: &str) -> std::process::Child {
+    let mut command = place.command(&["query", "--trigger", "5ms", "--state", state, "-q", "-c", sql]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().expect("starts")
+}
+
+#[test]
+fn a_chain_shows_each_row_once_whichever_of_its_pipelines_is_killed() {
+    let place = Place::new();
+    let first = CHAIN.replace("{format}", "PARQUET");
+    let second = BEHIND.replace("{format}", "PARQUET").replace("{key}", "");
+    let mut running = [start(&place, "one", &first), start(&place, "two", &second)];
+    let mut seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64) | 1;
+    let first_seed = seed;
+    for round in 0..24_u64 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let text: String = (0..9).map(|row| format!("{{\"k\":{},\"v\":{row}}}\n", (row * 5 + round) % 7)).collect();
+        append(&place, "in/1.json", &text);
+        std::thread::sleep(std::time::Duration::from_millis(30 + (seed >> 33) % 300));
+        let which = (seed >> 60) as usize % 2;
+        let [state, sql] = [["one", &first], ["two", &second]][which];
+        let ended = running[which].try_wait().expect("waits");
+        assert!(ended.is_none(), "{state} ended by itself, seed {first_seed}");
+        running[which].kill().expect("kills");
+        running[which].wait().expect("waits");
+        running[which] = start(&place, state, sql);
+    }
+    for child in &mut running {
+        child.kill().expect("kills");
+        child.wait().expect("waits");
+    }
+    once_of(&place, "one", &first).data();
+    once_of(&place, "two", &second).data();
+    let all = "CREATE EXTERNAL TABLE s (k BIGINT, v BIGINT) STORED AS JSON LOCATION 'in/';
+        SELECT n, count(*) AS groups, sum(v) AS v FROM (SELECT k, count(*) AS n, sum(v) AS v FROM s GROUP BY k) GROUP BY n ORDER BY n";
+    assert_eq!(place.read("out.csv"), rows(&place, all), "seed {first_seed}");
+    assert!(place.run(&["verify", "--state", "two", "-c", &second]).data().contains("equal: 1 statement"));
+}

@@ -91,6 +91,14 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
+    /// A sink that shows its rows here; the place is that of its statement.
+    pub(crate) fn sink(shown: &Arc<Mutex<Self>>, columns: SchemaRef, order: Option<Order>) -> Collector {
+        let mut first = shown.lock().unwrap();
+        (first.columns, first.order) = (Some(columns), order);
+        drop(first);
+        Collector { place: 0, shown: Arc::clone(shown), taken: Vec::new(), watcher: None }
+    }
+
     /// The rows, in the order of the statement if it has one.
     pub(crate) fn batch(&self) -> Result<RecordBatch, Error> {
         let columns = self.columns.as_ref().expect("a pipeline that ran");
@@ -106,7 +114,7 @@ impl Shown {
 pub(crate) type Watcher = Arc<dyn Fn(usize, Epoch, &Shown) -> Result<(), Error> + Send + Sync>;
 
 /// A sink whose commit is one step, and which knows its last epoch.
-struct Collector {
+pub(crate) struct Collector {
     place: usize,
     shown: Arc<Mutex<Shown>>,
     taken: Vec<Changes>,
@@ -164,11 +172,8 @@ impl Fedline {
             let mut all = self.shown.lock().unwrap();
             let count = all.len().max(place + 1);
             all.resize_with(count, Arc::default);
-            let shown = Arc::clone(&all[place]);
-            let mut first = shown.lock().unwrap();
-            (first.columns, first.order) = (Some(columns), order);
-            drop(first);
-            Box::new(Collector { place, shown, taken: Vec::new(), watcher: self.watcher.clone() })
+            let watcher = self.watcher.clone();
+            Box::new(Collector { place, watcher, ..Shown::sink(&all[place], columns, order) })
         };
         let mut pipeline = session.pipeline(&collector)?.expect("statements over growing tables");
         let plan = Arc::clone(&pipeline.plan);

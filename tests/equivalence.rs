@@ -13,8 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use fuse::change::Changes;
+use arrow::array::RecordBatch;
 use fuse::config::Settings;
 use fuse::error::Error;
 use fuse::offset::Epoch;
@@ -26,7 +25,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::epochs::lines;
+use crate::epochs::{Shown, lines};
 
 /// Rows of a result with how often each is there.
 type Multiset = BTreeMap<String, i64>;
@@ -57,51 +56,6 @@ enum End {
 type URow = (Option<i64>, Option<i64>, Option<String>);
 type SRow = (Option<i64>, Option<String>, Option<i64>, Option<i64>);
 
-/// What has been shown.
-#[derive(Default)]
-struct Shown {
-    rows: Multiset,
-    epochs: Vec<Epoch>,
-}
-
-/// A sink whose commit is one step, and which knows its last epoch.
-struct Collector {
-    shown: Arc<Mutex<Shown>>,
-    taken: Vec<Changes>,
-    order: Option<Order>,
-}
-
-#[async_trait]
-impl Sink for Collector {
-    fn take(&mut self, changes: Vec<Changes>, shown: bool) -> Result<(), Error> {
-        self.taken = if shown { Vec::new() } else { changes };
-        Ok(())
-    }
-
-    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn commit(&mut self, epoch: Epoch) -> Result<(), Error> {
-        let mut shown = self.shown.lock().unwrap();
-        if shown.epochs.last().is_some_and(|last| *last >= epoch) {
-            return Ok(());
-        }
-        shown.epochs.push(epoch);
-        for change in std::mem::take(&mut self.taken) {
-            let rows = self.order.as_ref().map_or(Ok(change.rows.clone()), |order| order.shown(&change.rows))?;
-            for (row, text) in lines(&rows).into_iter().enumerate() {
-                let weight = shown.rows.entry(text.clone()).or_insert(0);
-                *weight += change.weight(row);
-                if *weight == 0 {
-                    shown.rows.remove(&text);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 fn ddl(root: &Path, unbounded: bool) -> String {
     let options = if unbounded { "OPTIONS ('max_files_per_epoch' '1')" } else { "" };
     STREAMS
@@ -115,11 +69,19 @@ async fn batch(tables: &str, query: &str) -> Multiset {
     let session = Session::new(Settings::default()).expect("a session");
     session.execute_text(tables).await.expect("tables");
     let Outcome::Rows(rows) = session.execute_text(query).await.expect(query) else { panic!("{query}: no rows") };
+    counted(&rows.collect().await.expect(query))
+}
+
+fn counted(batches: &[RecordBatch]) -> Multiset {
     let mut found = Multiset::new();
-    for batch in rows.collect().await.expect(query) {
-        lines(&batch).into_iter().for_each(|line| *found.entry(line).or_insert(0) += 1);
-    }
+    batches.iter().flat_map(lines).for_each(|line| *found.entry(line).or_insert(0) += 1);
     found
+}
+
+/// What a pipeline has shown; nothing, if it never ran.
+fn shown_rows(shown: &Mutex<Shown>) -> Multiset {
+    let shown = shown.lock().unwrap();
+    if shown.columns.is_none() { Multiset::new() } else { counted(&[shown.batch().expect("rows")]) }
 }
 
 /// One run of the pipeline; false if it was killed before its end.
@@ -130,8 +92,7 @@ async fn run(root: &Path, tables: &str, query: &str, shown: &Arc<Mutex<Shown>>, 
     let session = Session::new(settings)?;
     session.execute_text(tables).await?;
     session.execute_text(query).await?;
-    let collector =
-        |_, _, order| -> Box<dyn Sink> { Box::new(Collector { shown: Arc::clone(shown), taken: Vec::new(), order }) };
+    let collector = |columns, _, order| -> Box<dyn Sink> { Box::new(Shown::sink(shown, columns, order)) };
     let pipeline = session.pipeline(&collector)?.expect("a pipeline");
     let folder = session.state_folder(&root.join("state").display().to_string())?;
     let options = RunOptions { folder, trigger: Duration::ZERO, until: Until::CaughtUp, fresh: false };
@@ -199,10 +160,10 @@ fn hold(runtime: &Runtime, query: &str, rounds: &[Round]) -> Result<(), TestCase
             runtime.block_on(run(root.path(), &tables, query, &shown, &End::CaughtUp)).map_err(fail)?;
         }
         let expected = runtime.block_on(batch(&ddl(root.path(), false), query));
-        let shown = shown.lock().unwrap();
-        let sequence: Vec<Epoch> = (1..=shown.epochs.len() as u64).collect();
-        prop_assert_eq!(&shown.epochs, &sequence, "{}: epochs in order, each once", query);
-        prop_assert_eq!(&shown.rows, &expected, "{}\nround {}", query, at);
+        let epochs = shown.lock().unwrap().epochs.clone();
+        let sequence: Vec<Epoch> = (1..=epochs.len() as u64).collect();
+        prop_assert_eq!(&epochs, &sequence, "{}: epochs in order, each once", query);
+        prop_assert_eq!(&shown_rows(&shown), &expected, "{}\nround {}", query, at);
     }
     Ok(())
 }

@@ -88,6 +88,7 @@ fn context(pipeline: &Pipeline) -> EpochContext {
         runtime: Handle::current(),
         state: pipeline.state.clone(),
         watermarks: vec![i64::MIN; pipeline.plan.sources.len()],
+        taken: BTreeMap::new(),
     }
 }
 
