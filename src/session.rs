@@ -350,6 +350,7 @@ impl Session {
                 }
                 if pipeline::is_continuous(&plan)? {
                     return Err(Error::sql("PIVOT without IN, and LIMIT of a percentage, need to know all rows beforehand, which a stream does not have")
+                        .mark("PIVOT|LIMIT")
                         .hint("name the values: PIVOT … ON column IN ('a', 'b'); LIMIT takes a number of rows"));
                 }
                 Rows::start(state, plan, &Current::default()).await?.collect().await
