@@ -172,7 +172,7 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
             columns.resize(width, None);
             columns
         }
-        Op::Temporal { .. } | Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } => none(),
+        Op::Net { .. } | Op::Temporal { .. } | Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } => none(),
     })
 }
 

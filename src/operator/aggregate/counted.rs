@@ -205,7 +205,7 @@ impl Fold for Counted {
         let keys: Vec<Key> = self.keys_of(group).cloned().collect();
         for key in keys {
             self.set(key.clone(), 0);
-            self.changed.insert(key);
+            self.log.set(key, ());
         }
         self.remove(group);
         Ok(())

@@ -314,8 +314,8 @@ impl StreamTable {
         let columns = columns.join(", ");
         let watermark = self.options.event_time.as_ref();
         let watermark = watermark.map(|time| format!(" watermark for {} as {}", time.column, time.expression));
-        let table = match &self.kind {
         let upkeep = self.upkeep.as_ref().map_or(String::new(), Upkeep::describe);
+        let table = match &self.kind {
             Kind::Rate => format!("RATE {} a second ({columns})", Rate::rate(&self.options)),
             Kind::Nexmark(kind) => {
                 let rate = self.options.rows_per_second.map_or(String::new(), |rate| format!(" {rate} a second"));
