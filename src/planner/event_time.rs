@@ -167,11 +167,7 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
             columns[*column] = input(0)[*column].clone();
             columns
         }
-        Op::Random { .. } => {
-            let mut columns = input(0).clone();
-            columns.resize(width, None);
-            columns
-        }
+        Op::Random { .. } => input(0).iter().cloned().chain(none()).take(width).collect(),
         Op::Net { .. } | Op::Temporal { .. } | Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } => none(),
     })
 }

@@ -98,7 +98,12 @@ impl Upkeep {
     }
 
     /// Refuses columns that cannot be those of such a table.
-    pub(super) fn check(&self, columns: &SchemaRef) -> Result<()> {
+    pub(super) fn check(&self, columns: &SchemaRef, has_watermark: bool) -> Result<()> {
+        if has_watermark {
+            return Err(Error::sql("a table whose rows change and go has no watermark")
+                .note("a delete that came late would be left out, and its row would stay")
+                .hint("leave out WATERMARK FOR"));
+        }
         if let Says::Column(op) = &self.says
             && columns.index_of(op).is_ok()
         {

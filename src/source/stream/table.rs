@@ -189,11 +189,7 @@ impl StreamTable {
                     .note("a pipe cannot be looked at before it is read")
                     .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
             }
-            (_, true) if cmd.file_type == "DEBEZIUM" => {
-                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
-                    .note("an envelope of Debezium does not tell which types of SQL its values have")
-                    .hint(format!("CREATE STREAM {} (column TYPE, …) STORED AS DEBEZIUM …", cmd.name)));
-            }
+            (_, true) if cmd.file_type == "DEBEZIUM" => return Err(undeclared_envelopes(cmd)),
             (_, true) => {
                 found = true;
                 let look = match known {
@@ -217,12 +213,7 @@ impl StreamTable {
         if matches!(kind, Kind::Rate | Kind::Nexmark(_)) && options.dead_letter.is_some() {
             return Err(Error::sql("a generator has no dead letters").hint("leave out dead_letter"));
         }
-        upkeep.as_ref().map_or(Ok(()), |upkeep| upkeep.check(&columns))?;
-        if watermark.is_some() && upkeep.is_some() {
-            return Err(Error::sql("a table whose rows change and go has no watermark")
-                .note("a delete that came late would be left out, and its row would stay")
-                .hint("leave out WATERMARK FOR"));
-        }
+        upkeep.as_ref().map_or(Ok(()), |upkeep| upkeep.check(&columns, watermark.is_some()))?;
         Ok(Self { kind, columns, options, found, upkeep, watermark })
     }
 
@@ -328,6 +319,12 @@ impl StreamTable {
         };
         table + &upkeep + &watermark.unwrap_or_default()
     }
+}
+
+fn undeclared_envelopes(cmd: &CreateExternalTable) -> Error {
+    Error::sql(format!("the columns of {} must be declared", cmd.name))
+        .note("an envelope of Debezium does not tell which types of SQL its values have")
+        .hint(format!("CREATE STREAM {} (column TYPE, …) STORED AS DEBEZIUM …", cmd.name))
 }
 
 /// What was found without the column that says what a row does.
