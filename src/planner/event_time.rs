@@ -149,19 +149,7 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
             columns[width - 1] = of_expr(&sessions.time, sessions.input.schema(), input(0))?;
             columns
         }
-        Op::AsOf { asof } => {
-            let mut columns = none();
-            let (time, other) = asof.times();
-            // A right row reaches left rows behind it.
-            if let Expr::Column(name) = time
-                && let Some(at) = asof.sides()[0].schema().maybe_index_of_column(name).filter(|_| asof.looks_back())
-                && let Some(own) = input(0)[at].clone()
-                && let Some(theirs) = of_expr(other, asof.sides()[1].schema(), input(1))?
-            {
-                columns[at] = Some([own, theirs].concat());
-            }
-            columns
-        }
+        Op::AsOf { asof } => of_asof_join(asof, [input(0), input(1)], width)?,
         Op::Final { column, .. } => {
             let mut columns = none();
             columns[*column] = input(0)[*column].clone();
@@ -170,6 +158,20 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
         Op::Random { .. } => input(0).iter().cloned().chain(none()).take(width).collect(),
         Op::Net { .. } | Op::Temporal { .. } | Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } => none(),
     })
+}
+
+/// The bounds of an ASOF JOIN: that of the left time, since a right row reaches left rows behind it.
+fn of_asof_join(asof: &AsOfJoin, inputs: [&Columns; 2], width: usize) -> Result<Columns> {
+    let mut columns = vec![None; width];
+    let (time, other) = asof.times();
+    if let Expr::Column(name) = time
+        && let Some(at) = asof.sides()[0].schema().maybe_index_of_column(name).filter(|_| asof.looks_back())
+        && let Some(own) = inputs[0][at].clone()
+        && let Some(theirs) = of_expr(other, asof.sides()[1].schema(), inputs[1])?
+    {
+        columns[at] = Some([own, theirs].concat());
+    }
+    Ok(columns)
 }
 
 fn scan(at: usize, source: &SourceNode, columns: &[usize]) -> Columns {
