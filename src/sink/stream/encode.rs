@@ -132,14 +132,14 @@ impl Growing {
         if file.len() < bytes {
             return Err(lost());
         }
-        file.truncate(bytes);
         self.rows = rows;
         match &mut self.content {
             Content::Parquet(content) => {
-                *content = Grown::open(Arc::clone(&self.schema), file)?;
+                *content = Grown::open(Arc::clone(&self.schema), file, bytes)?;
                 if content.rows() == rows { Ok(()) } else { Err(lost()) }
             }
             Content::Text(text) => {
+                file.truncate(bytes);
                 *text = file;
                 Ok(())
             }
