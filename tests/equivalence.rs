@@ -19,7 +19,7 @@ use fuse::error::Error;
 use fuse::offset::Epoch;
 use fuse::runtime::{self, ProgressCell, RunOptions, Until};
 use fuse::session::{Outcome, Session};
-use fuse::sink::stream::{Order, Sink};
+use fuse::sink::stream::Sink;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
