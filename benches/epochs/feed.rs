@@ -79,11 +79,11 @@ impl Feed {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(of);
         let text = std::fs::read_to_string(root.join(format!("{query}.sql")))?;
         let mut resting = String::new();
+        let text: String =
+            text.lines().filter(|line| !line.trim_start().starts_with("--")).flat_map(|l| [l, "\n"]).collect();
+        let (creates, query) = text.trim().trim_end_matches(';').rsplit_once(';').unwrap_or(("", &text));
         if of == "nexmark" {
-            for kind in ["person", "auction", "bid"] {
-                let create = format!("CREATE STREAM {kind} STORED AS NEXMARK");
-                session.execute_text(&create).await?;
-            }
+            session.execute_text(creates).await?;
         } else {
             for (table, _) in data::TABLES {
                 let parquet = data::literal(&place.join(format!("{table}.parquet")));
@@ -105,7 +105,7 @@ impl Feed {
             }
             session.execute_text(&resting).await?;
         }
-        let sql = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect::<Vec<_>>().join("\n");
+        let sql = query.to_owned();
         Ok(Self { sql, resting, rows: Vec::new() })
     }
 

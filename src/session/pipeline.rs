@@ -410,9 +410,16 @@ impl Continuous {
 
 impl FileTarget {
     fn describe(&self) -> String {
-        let partitions = self.partitions.join(", ");
-        let mode = self.options.mode.map_or(String::new(), |mode| format!(" {mode:?}"));
-        format!("{} as {:?}{mode} by [{partitions}]", self.text, self.encoding)
+        let partitions = match self.partitions.join(", ") {
+            none if none.is_empty() => none,
+            names => format!(", partitioned by {names}"),
+        };
+        let mode = self.options.mode.map_or(String::new(), |mode| format!(", {mode:?}").to_lowercase());
+        let delimiter = match self.encoding {
+            FileEncoding::Csv(delimiter @ (0..=8 | 10..=43 | 45..)) => format!(" with '{}'", char::from(delimiter)),
+            _ => String::new(),
+        };
+        format!("{} as {}{delimiter}{mode}{partitions}", self.text, self.encoding.ending())
     }
 }
 

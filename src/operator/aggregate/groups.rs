@@ -4,12 +4,10 @@
 //! Always holds: a number is a group's own until the group is gone, and may then be given to another; floats that
 //! SQL takes for equal (-0.0 and 0.0, all NaN) are one group.
 
-use std::collections::HashSet;
-
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::DataType;
-use hashbrown::HashTable;
+use hashbrown::{HashSet, HashTable};
 
 use crate::change::{RowEncoder, RowMatcher};
 use crate::error::Result;
