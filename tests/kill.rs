@@ -219,7 +219,7 @@ fn run_and_kill(place: &Place, kills: u64) -> BTreeSet<i64> {
 
 #[test]
 fn nothing_is_lost_or_doubled_however_often_it_is_killed() {
-    let kills = std::env::var("FUSE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let kills = std::env::var("FUSE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let place = Place::new();
     place.write("p.sql", format!("{SQL}{PIPE}"));
     let root = place.path();
