@@ -152,6 +152,8 @@ fn makes_stream(tokens: &[TokenWithSpan]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::parser::Statement as Body;
+
     use super::super::{Reading, Script, parse};
     use crate::error::Error;
 
@@ -164,15 +166,24 @@ mod tests {
     #[test]
     fn a_watermark_becomes_options() {
         let with = "WATERMARK FOR ts AS ts - INTERVAL '5' SECOND";
-        for (columns, options, shown) in [
-            (format!("(a INT, ts TIMESTAMP, {with})"), "", "a INT"),
-            (format!("({with}, a INT)"), " OPTIONS ('late' 'drop')", "a INT"),
-            (format!("({with})"), "", "s STORED"),
+        for (columns, options, expected) in [
+            (format!("(a INT, ts TIMESTAMP, {with})"), "", vec!["a", "ts"]),
+            (format!("({with}, a INT)"), " OPTIONS ('late' 'drop')", vec!["a"]),
+            (format!("({with})"), "", vec![]),
         ] {
-            let (text, _) = respelled(&format!("CREATE STREAM s {columns} STORED AS RATE{options}")).expect("parses");
-            assert!(text.contains("watermark_for 'ts'"), "{text}");
-            assert!(text.contains("watermark 'ts - INTERVAL ''5'' SECOND'"), "{text}");
-            assert!(text.contains(shown), "{text}");
+            let text = format!("CREATE STREAM s {columns} STORED AS RATE{options}");
+            let script = Script { name: "test".into(), text: text.as_str().into() };
+            let statement = parse(&script, &Reading::default()).expect("parses").remove(0);
+            let Body::CreateExternalTable(create) = statement.body else { panic!("{text}") };
+            let option = |name: &str| {
+                let found = create.options.iter().find(|(option, _)| option == name);
+                found.map(|(_, value)| value.to_string())
+            };
+            assert_eq!(option("watermark_for").as_deref(), Some("'ts'"), "{text}");
+            assert_eq!(option("watermark").as_deref(), Some("'ts - INTERVAL ''5'' SECOND'"), "{text}");
+            assert_eq!(option("late").is_some(), !options.is_empty(), "{text}");
+            let names: Vec<&str> = create.columns.iter().map(|column| column.name.value.as_str()).collect();
+            assert_eq!(names, expected, "{text}");
         }
         let twice = format!("CREATE STREAM s ({with}, {with}) STORED AS RATE");
         assert!(respelled(&twice).expect_err("one is enough").message.contains("one WATERMARK"));
