@@ -8,37 +8,15 @@ use std::path::Path;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
-use async_trait::async_trait;
-use fuse::change::Changes;
-use fuse::error::Error;
-use fuse::offset::{Epoch, OffsetRange};
+use fuse::offset::OffsetRange;
 use fuse::runtime::Pipeline;
 use fuse::session::{Outcome, Session};
-use fuse::sink::stream::Sink;
 
 use super::{Result, data, one_thread};
 
 /// Rows of lineitem at scale factor 1, about.
 const LINES: f64 = 6_000_000.0;
 const GROWING: [&str; 2] = ["orders", "lineitem"];
-
-/// A sink that keeps nothing.
-pub(super) struct Nowhere;
-
-#[async_trait]
-impl Sink for Nowhere {
-    fn take(&mut self, _changes: Vec<Changes>, _shown: bool) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-
-    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-
-    async fn commit(&mut self, _epoch: Epoch) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-}
 
 /// Writes the tables of TPC-H with at least so many orders and lines, if they are not there.
 pub(super) async fn generate(place: &Path, rows: usize) -> Result<()> {

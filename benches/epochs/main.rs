@@ -9,6 +9,8 @@
 #[path = "../tpch/data.rs"]
 mod data;
 mod feed;
+#[path = "../streams/nowhere.rs"]
+mod nowhere;
 mod skew;
 mod state;
 
@@ -26,7 +28,8 @@ use fuse::runtime::Pipeline;
 use fuse::session::{Outcome, Session};
 use tokio::runtime::{Handle, Runtime};
 
-use self::feed::{Feed, Nowhere};
+use self::feed::Feed;
+use self::nowhere::Nowhere;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

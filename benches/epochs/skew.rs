@@ -11,7 +11,7 @@ use fuse::offset::OffsetRange;
 use fuse::operator::Dataflow;
 use fuse::session::Session;
 
-use super::feed::Nowhere;
+use super::nowhere::Nowhere;
 use super::{Result, context, median};
 
 const ROWS: u64 = 1_000_000;

@@ -13,7 +13,7 @@ use fuse::offset::OffsetRange;
 use fuse::operator::{Dataflow, EpochContext};
 use fuse::runtime::Pipeline;
 
-use super::feed::Nowhere;
+use super::nowhere::Nowhere;
 use super::{LOAD, Result, context, one_thread};
 
 /// Rows of an epoch.

@@ -4,6 +4,7 @@
 //! batch that are compared read the same files, write the same rows, and run in turn, on one thread.
 
 mod memory;
+mod nowhere;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,41 +12,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, RecordBatch};
-use async_trait::async_trait;
-use fuse::change::Changes;
 use fuse::checkpoint::{Commit, EpochRecord, Logs};
 use fuse::config::Settings;
 use fuse::durable::Folder;
-use fuse::error::Error;
-use fuse::offset::{Epoch, OffsetRange};
+use fuse::offset::OffsetRange;
 use fuse::operator::{Dataflow, EpochContext};
 use fuse::runtime::{self, ProgressCell, RunOptions, Until};
 use fuse::session::Session;
-use fuse::sink::stream::Sink;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use self::memory::MemoryDisk;
+use self::nowhere::Nowhere;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// A sink that keeps nothing.
-struct Nowhere;
-
-#[async_trait]
-impl Sink for Nowhere {
-    fn take(&mut self, _changes: Vec<Changes>, _shown: bool) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-
-    async fn stage(&mut self, _epoch: Epoch, _now_micros: i64) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-
-    async fn commit(&mut self, _epoch: Epoch) -> std::result::Result<(), Error> {
-        Ok(())
-    }
-}
 
 fn main() -> Result<()> {
     let asked: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();

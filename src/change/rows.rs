@@ -127,6 +127,11 @@ impl RowMatcher {
         Self::new(schema.fields().iter().map(|field| field.data_type().clone()))
     }
 
+    /// What makes bytes of rows of these types.
+    pub fn encoder(&self) -> &RowEncoder {
+        &self.encoder
+    }
+
     /// A hash of each of `count` rows, good in this process.
     pub fn hashes(&self, columns: &[ArrayRef], count: usize) -> Result<Vec<u64>> {
         if self.plain {

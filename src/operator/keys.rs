@@ -15,8 +15,8 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::utils::normalize_float_zero;
 use datafusion::physical_expr::PhysicalExpr;
 
+use crate::change::RowMatcher;
 pub(super) use crate::change::hash;
-use crate::change::{RowEncoder, RowMatcher};
 use crate::error::Result;
 
 /// The shard of a hash, by other bits than those that the tables use.
@@ -48,15 +48,13 @@ pub(super) fn nulls(columns: &[ArrayRef]) -> Option<Vec<bool>> {
 
 /// Hashes and compares keys of certain types.
 pub struct KeyHasher {
-    encoder: RowEncoder,
     matcher: RowMatcher,
 }
 
 impl KeyHasher {
     /// For keys of these types.
     pub fn new(types: impl IntoIterator<Item = DataType>) -> Result<Self> {
-        let types: Vec<DataType> = types.into_iter().collect();
-        Ok(Self { encoder: RowEncoder::new(types.clone())?, matcher: RowMatcher::new(types)? })
+        Ok(Self { matcher: RowMatcher::new(types)? })
     }
 
     /// The hash of each of `count` rows: that of its bytes, without making the bytes where one number is the key.
@@ -67,7 +65,7 @@ impl KeyHasher {
             return Ok(hashes);
         }
         let columns: Vec<ArrayRef> = columns.iter().map(canonical).collect();
-        let encoded = self.encoder.encode(&columns, count)?;
+        let encoded = self.matcher.encoder().encode(&columns, count)?;
         Ok((0..count).map(|row| hash(encoded.row(row))).collect())
     }
 
@@ -140,6 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::change::RowEncoder;
 
     fn same(column: ArrayRef) -> Result<(), TestCaseError> {
         let encoder = RowEncoder::new([column.data_type().clone()]).expect("an encoder");

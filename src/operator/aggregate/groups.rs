@@ -9,7 +9,7 @@ use arrow::compute::take;
 use arrow::datatypes::DataType;
 use hashbrown::{HashSet, HashTable};
 
-use crate::change::{RowEncoder, RowMatcher};
+use crate::change::RowMatcher;
 use crate::error::Result;
 use crate::operator::keys::{canonical, hash};
 
@@ -18,7 +18,6 @@ const MOST_EQUAL: usize = 4;
 
 /// The groups of one shard.
 pub(super) struct Groups {
-    encoder: RowEncoder,
     matcher: RowMatcher,
     table: HashTable<u32>,
     hashes: Vec<u64>,
@@ -32,7 +31,6 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new(types: Vec<DataType>) -> Result<Self> {
         Ok(Self {
-            encoder: RowEncoder::new(types.clone())?,
             matcher: RowMatcher::new(types)?,
             table: HashTable::new(),
             hashes: Vec::new(),
@@ -60,12 +58,12 @@ impl Groups {
         let firsts = self.matcher.firsts(&columns, &self.matcher.hashes(&columns, rows)?)?;
         let distinct: Vec<u32> = (0..rows as u32).filter(|row| firsts[*row as usize] == *row).collect();
         if distinct.len() * MOST_EQUAL > rows {
-            let encoded = self.encoder.encode(&columns, rows)?;
+            let encoded = self.matcher.encoder().encode(&columns, rows)?;
             return Ok((0..rows).map(|row| self.number(encoded.row(row))).collect());
         }
         let places = UInt32Array::from(distinct);
         let columns = columns.iter().map(|column| Ok(take(column, &places, None)?)).collect::<Result<Vec<_>>>()?;
-        let encoded = self.encoder.encode(&columns, places.len())?;
+        let encoded = self.matcher.encoder().encode(&columns, places.len())?;
         let mut numbers = vec![0; rows];
         for (at, row) in places.values().iter().enumerate() {
             numbers[*row as usize] = self.number(encoded.row(at));
@@ -101,7 +99,7 @@ impl Groups {
     /// Takes groups back, under the numbers that they had, if they are given.
     pub(super) fn restore(&mut self, columns: &[ArrayRef], rows: usize, numbers: Option<Vec<u32>>) -> Result<Vec<u32>> {
         let Some(numbers) = numbers else { return self.intern(columns, rows) };
-        let encoded = self.encoder.encode(columns, rows)?;
+        let encoded = self.matcher.encoder().encode(columns, rows)?;
         for (row, number) in numbers.iter().enumerate() {
             self.place(*number, hash(encoded.row(row)), encoded.row(row));
         }
@@ -135,7 +133,7 @@ impl Groups {
 
     /// The group columns of these groups.
     pub(super) fn columns(&self, numbers: &[u32]) -> Result<Vec<ArrayRef>> {
-        self.encoder.decode(numbers.iter().map(|number| &*self.keys[*number as usize]))
+        self.matcher.encoder().decode(numbers.iter().map(|number| &*self.keys[*number as usize]))
     }
 
     /// Memory, about.
