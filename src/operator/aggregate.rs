@@ -9,6 +9,7 @@ mod counted;
 mod exact;
 mod function;
 mod groups;
+mod packed;
 mod rows;
 mod states;
 mod sums;
@@ -16,7 +17,10 @@ mod sums;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array,
+};
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 use datafusion::execution::SessionState;
 use datafusion::execution::disk_manager::DiskManager;
@@ -30,7 +34,7 @@ use hashbrown::{HashMap, HashSet};
 use super::expiry::Expiry;
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard, physical};
-use crate::change::{Changes, RowEncoder, concat, retracted_too_often, take_rows, with_columns};
+use crate::change::{Changes, RowMatcher, concat, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::Saved;
 use crate::error::Result;
 use crate::planner::{Eviction, Upkeep};
@@ -59,7 +63,7 @@ pub(super) struct Aggregate {
     output: SchemaRef,
     /// What is saved a row for each group.
     saved: SchemaRef,
-    results: RowEncoder,
+    results: RowMatcher,
     groups: Groups,
     /// Results are never retracted.
     append_only: bool,
@@ -67,8 +71,6 @@ pub(super) struct Aggregate {
     touched_at: Vec<u32>,
     stamps: Vec<u64>,
     steps: u64,
-    /// Groups that have changed since the last checkpoint.
-    changed: BTreeSet<u32>,
     /// Rows that were saved since the state was last saved as a whole.
     saved_rows: usize,
     /// All has to be saved.
@@ -117,7 +119,7 @@ impl Aggregate {
             folds,
             places,
             input: Arc::clone(input.inner()),
-            results: RowEncoder::new(types(results))?,
+            results: RowMatcher::new(types(results))?,
             groups: Groups::new(types(keys))?,
             output: Arc::clone(&output),
             saved: Arc::new(Schema::new(saved)),
@@ -125,7 +127,6 @@ impl Aggregate {
             touched_at: Vec::new(),
             stamps: Vec::new(),
             steps: 0,
-            changed: BTreeSet::new(),
             saved_rows: 0,
             save_whole: false,
             shard: shard as u32,
@@ -162,7 +163,7 @@ impl Aggregate {
         for (row, group) in there.into_iter().enumerate() {
             // A number may have been given to another group since.
             if !values.is_null(row) && over.contains(&(values.value(row), group)) {
-                self.changed.insert(group);
+                self.groups.change(group);
                 self.folds.iter_mut().try_for_each(|fold| fold.forget(group))?;
                 self.groups.remove(group);
             }
@@ -229,16 +230,13 @@ impl Aggregate {
 
     /// What becomes of the groups: those that stand before and after and are the same are left out.
     fn difference(&self, before: Standing, after: Standing) -> Result<Vec<Changes>> {
-        let old = self.results.encode(&before.results, before.groups.len())?;
-        let new = self.results.encode(&after.results, after.groups.len())?;
+        let (old, new) = self.both(&before.groups, &after.groups);
         let mut keep_new = vec![true; after.groups.len()];
         let mut keep_old = vec![true; before.groups.len()];
-        let places: HashMap<u32, usize> = before.groups.iter().enumerate().map(|(at, group)| (*group, at)).collect();
-        for (at, group) in after.groups.iter().enumerate() {
-            if let Some(place) = places.get(group).filter(|place| old.row(**place) == new.row(at)) {
-                keep_new[at] = false;
-                keep_old[*place] = false;
-            }
+        let same = self.same(&before.results, &old, &after.results, &new)?;
+        for at in (0..old.len()).filter(|at| same.as_ref().is_none_or(|same| same.value(*at))) {
+            keep_old[old[at] as usize] = false;
+            keep_new[new[at] as usize] = false;
         }
         let mut out = Vec::new();
         for (standing, keep, weight) in [(before, keep_old, -1), (after, keep_new, 1)] {
@@ -247,11 +245,41 @@ impl Aggregate {
             if places.is_empty() {
                 continue;
             }
-            let rows = take_rows(&self.rows(&standing.groups, standing.results)?, &places)?;
+            let rows = self.rows(&standing.groups, standing.results)?;
+            let rows = if places.len() == standing.groups.len() { rows } else { take_rows(&rows, &places)? };
             let weights = Int64Array::from(vec![weight; places.len()]);
             out.push(if self.append_only { Changes::inserted(rows) } else { Changes::weighted(rows, weights) });
         }
         Ok(out)
+    }
+
+    /// The places of the groups that are in both lists, which have the order in which the epoch has touched them.
+    fn both(&self, before: &[u32], after: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let (mut old, mut new, mut at) = (Vec::new(), Vec::new(), 0);
+        let touched_at = |group: u32| self.touched_at[group as usize];
+        for (place, group) in after.iter().enumerate() {
+            while before.get(at).is_some_and(|old| touched_at(*old) < touched_at(*group)) {
+                at += 1;
+            }
+            if before.get(at) == Some(group) {
+                old.push(at as u32);
+                new.push(place as u32);
+            }
+        }
+        (old, new)
+    }
+
+    /// For each pair of rows, whether it is the same; nothing if all are.
+    fn same(&self, before: &[ArrayRef], old: &[u32], after: &[ArrayRef], new: &[u32]) -> Result<Option<BooleanArray>> {
+        let taken = |columns: &[ArrayRef], places: &[u32]| -> Result<Vec<ArrayRef>> {
+            let places = UInt32Array::from(places.to_vec());
+            // Places go up, so these are all rows.
+            let all = |column: &ArrayRef| column.len() == places.len();
+            let take =
+                |column: &ArrayRef| if all(column) { Ok(Arc::clone(column)) } else { Ok(take(column, &places, None)?) };
+            columns.iter().map(take).collect()
+        };
+        self.results.equal(&taken(before, old)?, &taken(after, new)?, old.len())
     }
 
     /// What is saved of these groups; of one that is gone nothing but that.
@@ -301,11 +329,12 @@ impl Aggregate {
         let chosen = take_rows(saved, &places)?;
         let wanted = if shard.moved { None } else { Some(kept.iter().map(|((_, number), _)| *number).collect()) };
         let numbers = self.groups.restore(&chosen.columns()[2..2 + keys], kept.len(), wanted)?;
+        let hashes = self.groups.hashes(&chosen.columns()[2..2 + keys], kept.len())?;
         let mut renumbered = Renumbered(HashMap::new());
         let mut mine: (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
         for (at, number) in numbers.into_iter().enumerate() {
             // What belongs to another shard is forgotten again.
-            let here = if keys == 0 { shard.index == 0 } else { shard.has(self.groups.hash(number)) };
+            let here = if keys == 0 { shard.index == 0 } else { shard.has(hashes[at]) };
             if !here {
                 self.groups.remove(number);
                 continue;
@@ -406,9 +435,7 @@ impl Operator for Aggregate {
                 touched: numbered.touched,
                 groups: self.groups.numbers(),
             };
-            for (row, number) in numbered.numbers.iter().enumerate() {
-                self.groups.rows[*number as usize] += change.weight(row);
-            }
+            self.groups.count(&numbered.numbers, change.weights.as_ref());
             self.folds.iter_mut().try_for_each(|fold| fold.update(&batch))?;
         }
         for fold in &mut self.folds {
@@ -420,12 +447,14 @@ impl Operator for Aggregate {
         let standing = touched.iter().filter(|group| global || stands(&self.groups, group));
         let standing: Vec<u32> = standing.copied().collect();
         let after = Standing { results: self.results(&standing)?, groups: standing };
-        let old: HashSet<u32> = before.groups.iter().copied().collect();
-        let new: Vec<u32> = after.groups.iter().copied().filter(|group| !old.contains(group)).collect();
-        self.note(&new)?;
+        if self.expiry.is_some() {
+            let old: HashSet<u32> = before.groups.iter().copied().collect();
+            let new: Vec<u32> = after.groups.iter().copied().filter(|group| !old.contains(group)).collect();
+            self.note(&new)?;
+        }
         let out = self.difference(before, after)?;
         for group in touched {
-            self.changed.insert(group);
+            self.groups.change(group);
             if !global && self.groups.rows[group as usize] == 0 {
                 self.folds.iter_mut().for_each(|fold| fold.remove(group));
                 self.groups.remove(group);
@@ -436,7 +465,7 @@ impl Operator for Aggregate {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        let changed: Vec<u32> = std::mem::take(&mut self.changed).into_iter().collect();
+        let changed = self.groups.take_changed();
         self.saved_rows += changed.len();
         let whole = std::mem::take(&mut self.save_whole);
         let mut all = Vec::new();

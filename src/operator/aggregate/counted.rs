@@ -170,7 +170,7 @@ impl Fold for Counted {
         let values = self.values(turned.iter().map(|(key, _)| key))?;
         let numbers: Vec<u32> = turned.iter().map(|(key, _)| group_of(key)).collect();
         if let Role::Distinct(sums) = &mut self.role {
-            sums.add(&[values], &numbers, groups, |row| turned[row].1)?;
+            sums.add(&[values], &numbers, groups, Some(turned.iter().map(|(_, times)| *times).collect()))?;
             sums.settle(touched, groups)?;
         }
         Ok(())

@@ -61,68 +61,81 @@ impl Sums {
         }
     }
 
-    /// Adds rows, so many times each, to their groups.
+    /// Adds rows to their groups; `times`: how often each, if that is not once.
     pub(super) fn add(
         &mut self,
         arguments: &[ArrayRef],
         groups: &[u32],
         total: usize,
-        times: impl Fn(usize) -> i64,
+        times: Option<Vec<i64>>,
     ) -> Result<()> {
         self.reserve(total);
         let nulls = arguments.iter().fold(None, |nulls: Option<NullBuffer>, argument| {
             NullBuffer::union(nulls.as_ref(), argument.logical_nulls().as_ref())
         });
-        let rows = groups.iter().enumerate().map(|(row, group)| (row, *group as usize, times(row)));
-        let rows =
-            rows.filter(|(row, _, times)| *times != 0 && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(*row)));
-        match self.sum {
-            Sum::Count => rows.for_each(|(_, group, times)| self.counts[group] += times),
+        let times = without_nulls(times, nulls.filter(|nulls| nulls.null_count() > 0));
+        let rows = Rows { groups, times: times.as_deref() };
+        let Self { function, sum, counts, wholes, floats: kept } = self;
+        match sum {
+            Sum::Count => rows.each(|_, group, times| counts[group] += times),
+            Sum::Whole { .. } if is_short(arguments[0].data_type()) => {
+                let values = cast(&arguments[0], &DataType::Int64)?;
+                let values = values.as_primitive::<Int64Type>().values();
+                // Fewer than 2^63 of them are in 128 bits.
+                rows.each(|row, group, times| {
+                    counts[group] += times;
+                    wholes[group] += i128::from(values[row]) * i128::from(times);
+                });
+            }
             Sum::Whole { .. } => {
                 let values = wide(&arguments[0])?;
-                for (row, group, times) in rows {
-                    self.counts[group] += times;
-                    let sum = plus(self.wholes[group], values.value(row), times);
-                    self.wholes[group] = sum.ok_or_else(|| too_large(&self.function))?;
+                let mut fits = true;
+                rows.each(|row, group, times| {
+                    counts[group] += times;
+                    match plus(wholes[group], values.value(row), times) {
+                        Some(sum) => wholes[group] = sum,
+                        None => fits = false,
+                    }
+                });
+                if !fits {
+                    return Err(too_large(function));
                 }
             }
             Sum::Float { .. } => {
                 let values = floats(&arguments[0])?;
-                for (row, group, times) in rows {
-                    self.counts[group] += times;
-                    self.floats[group].add(values.value(row), times);
-                }
+                rows.each(|row, group, times| {
+                    counts[group] += times;
+                    kept[group].add(values.value(row), times);
+                });
             }
             Sum::Variance => {
                 let values = floats(&arguments[0])?;
-                for (row, group, times) in rows {
+                rows.each(|row, group, times| {
                     let x = values.value(row);
-                    self.counts[group] += times;
-                    self.floats[group * 2].add(x, times);
-                    self.floats[group * 2 + 1].add_product(x, x, times);
-                }
+                    counts[group] += times;
+                    kept[group * 2].add(x, times);
+                    kept[group * 2 + 1].add_product(x, x, times);
+                });
             }
             Sum::Pair(_) => {
                 let (xs, ys) = (floats(&arguments[0])?, floats(&arguments[1])?);
-                for (row, group, times) in rows {
+                rows.each(|row, group, times| {
                     let (x, y) = (xs.value(row), ys.value(row));
-                    self.counts[group] += times;
-                    let sums = &mut self.floats[group * 5..group * 5 + 5];
+                    counts[group] += times;
+                    let sums = &mut kept[group * 5..group * 5 + 5];
                     sums[0].add(x, times);
                     sums[1].add(y, times);
                     sums[2].add_product(x, x, times);
                     sums[3].add_product(y, y, times);
                     sums[4].add_product(x, y, times);
-                }
+                });
             }
             Sum::Bool { .. } => {
                 let values = arguments[0].as_boolean();
-                for (row, group, times) in rows {
-                    match values.value(row) {
-                        true => self.counts[group] += times,
-                        false => self.wholes[group] += i128::from(times),
-                    }
-                }
+                rows.each(|row, group, times| match values.value(row) {
+                    true => counts[group] += times,
+                    false => wholes[group] += i128::from(times),
+                });
             }
         }
         Ok(())
@@ -193,6 +206,40 @@ impl Sums {
     }
 }
 
+/// Rows, and how often each counts.
+struct Rows<'a> {
+    groups: &'a [u32],
+    times: Option<&'a [i64]>,
+}
+
+impl Rows<'_> {
+    /// Calls `one` with each row that counts, its group, and how often it does. Where each counts once, that is known
+    /// to the compiler.
+    #[inline(always)]
+    fn each(&self, mut one: impl FnMut(usize, usize, i64)) {
+        match self.times {
+            None => self.groups.iter().enumerate().for_each(|(row, group)| one(row, *group as usize, 1)),
+            Some(times) => {
+                let rows = self.groups.iter().zip(times).enumerate().filter(|(_, (_, times))| **times != 0);
+                rows.for_each(|(row, (group, times))| one(row, *group as usize, *times));
+            }
+        }
+    }
+}
+
+/// How often rows count of which those that are NULL do not.
+fn without_nulls(times: Option<Vec<i64>>, nulls: Option<NullBuffer>) -> Option<Vec<i64>> {
+    let Some(nulls) = nulls else { return times };
+    let Some(mut times) = times else { return Some(nulls.iter().map(i64::from).collect()) };
+    times.iter_mut().zip(&nulls).for_each(|(times, valid)| *times *= i64::from(valid));
+    Some(times)
+}
+
+/// True for whole numbers that 64 bits with a sign hold.
+fn is_short(kind: &DataType) -> bool {
+    kind.is_integer() && *kind != DataType::UInt64
+}
+
 /// `sum + value * times`, if 128 bits hold it. The product is left out where it can be: it takes longer than all else.
 fn plus(sum: i128, value: i128, times: i64) -> Option<i128> {
     match times {
@@ -223,15 +270,15 @@ fn too_large(function: &Function) -> Error {
 
 impl Fold for Sums {
     fn update(&mut self, batch: &Batch<'_>) -> Result<()> {
-        let function = self.function.clone();
-        let arguments = function.arguments(batch.rows)?;
-        match function.selected(batch.rows)? {
+        let arguments = self.function.arguments(batch.rows)?;
+        let times = match self.function.selected(batch.rows)? {
             Some(selected) => {
                 let times = |row| if selected.value(row) { batch.weight(row) } else { 0 };
-                self.add(&arguments, batch.numbers, batch.groups, times)
+                Some((0..batch.len()).map(times).collect())
             }
-            None => self.add(&arguments, batch.numbers, batch.groups, |row| batch.weight(row)),
-        }
+            None => batch.weights.map(|weights| weights.values().to_vec()),
+        };
+        self.add(&arguments, batch.numbers, batch.groups, times)
     }
 
     fn settle(&mut self, _touched: &[u32], groups: usize) -> Result<()> {

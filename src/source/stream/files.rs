@@ -5,7 +5,9 @@
 //! of compressed text is one piece.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, UInt64Array};
@@ -20,7 +22,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::decode::Input;
 use super::listing::Listing;
-use super::text::{TextFile, TextReader};
+use super::text::{TextFile, TextReader, Whole};
 use super::{Read, Source, StreamOptions, Waiting, blocking};
 use crate::checkpoint::Saved;
 use crate::config::QUIET_MICROS;
@@ -145,7 +147,7 @@ impl Files {
     fn input(&self, path: &Path, bytes: Option<Bytes>) -> Input {
         match (bytes, self.location.local_path().is_some()) {
             (Some(bytes), _) => Input::Memory(bytes),
-            (None, _) => Input::Local(std::path::Path::new("/").join(path.as_ref())),
+            (None, _) => Input::Local(local_path(path)),
         }
     }
 
@@ -179,6 +181,16 @@ impl Files {
         let slice =
             FileSlice { path: file.location.to_string(), from, to, bytes, last: to == all && !grows, file: None };
         Ok(Some((slice, sum)))
+    }
+
+    /// A text file whose lines can be read.
+    fn text_file(&self, path: &Path) -> Result<TextFile> {
+        if self.location.local_path().is_none() {
+            return Ok(TextFile::Stored(Arc::clone(&self.store), path.clone()));
+        }
+        let local = local_path(path);
+        let file = File::open(&local).map_err(|e| Error::io(local.display(), &e))?;
+        Ok(TextFile::Open(Arc::new(file)))
     }
 
     /// How a text file is compressed.
@@ -233,20 +245,21 @@ impl Files {
             ))
             .hint("files of a stream grow or stay; start anew with --fresh to take what is there now"));
         }
-        let text = TextFile::Stored(Arc::clone(&self.store), file.location.clone());
+        let text = self.text_file(&file.location)?;
         let mut whole = self.reader.whole(&text, &display_path(&path), from, file.size, bytes).await?;
         if whole.is_none() && is_quiet(file, now_micros) {
             // Nobody is writing: the last line needs no line end.
-            whole = Some(text.range(from..file.size).await?);
+            let rest = text.range(from..file.size).await?;
+            whole = Some(Whole { to: from + rest.len() as u64, text: Some(rest) });
         }
-        let Some(whole) = whole else {
+        let Some(Whole { to, text }) = whole else {
             self.unfinished = true;
             return Ok(None);
         };
-        let bytes = whole.len() as u64;
-        let to = from + bytes;
-        self.read.insert((path.clone(), from, to), whole);
-        Ok(Some(FileSlice { path, from, to, bytes, last: false, file: None }))
+        if let Some(text) = text {
+            self.read.insert((path.clone(), from, to), text);
+        }
+        Ok(Some(FileSlice { path, from, to, bytes: to - from, last: false, file: None }))
     }
 
     async fn read_slice(&self, slice: &FileSlice) -> Result<Read> {
@@ -256,7 +269,7 @@ impl Files {
         if self.reader.decoder.is_text() {
             let known = self.read.get(&(slice.path.clone(), slice.from, slice.to)).cloned();
             if !self.is_taken_whole(&path) {
-                return self.reader.read(&TextFile::Stored(Arc::clone(&self.store), path), &name, slice, known).await;
+                return self.reader.read(&self.text_file(&path)?, &name, slice, known).await;
             }
             let text = match known {
                 Some(text) => Some(text),
@@ -272,6 +285,11 @@ impl Files {
         let decoder = self.reader.decoder.clone();
         blocking(move || decoder.binary(&input, from, to)).await.map_err(located)
     }
+}
+
+/// The path of a local file.
+fn local_path(path: &Path) -> PathBuf {
+    std::path::Path::new("/").join(path.as_ref())
 }
 
 /// What a checkpoint has of files: of one that comes several times the last counts.

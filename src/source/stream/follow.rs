@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Typ
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::text::{TextFile, TextReader, read_at};
+use super::text::{TextFile, TextReader, Whole, read_at};
 use super::{Read, Source, StreamOptions, Waiting};
 use crate::checkpoint::Saved;
 use crate::config::QUIET_MICROS;
@@ -206,7 +206,7 @@ impl Follow {
                 let limit = self.options.limits.bytes;
                 let whole = self.reader.whole(&text, &self.name(), from, size, limit).await?;
                 if let Some(whole) = whole {
-                    self.waiting = size - from - whole.len() as u64;
+                    self.waiting = size - whole.to;
                     return self.take(&file, position, whole).map(Some);
                 }
             }
@@ -217,7 +217,7 @@ impl Follow {
             // What is renamed is finished when its writer has let go of it; else a line is, if it cannot go on.
             let finished = if next.is_some() { !rest.is_empty() } else { self.reader.decoder.is_complete(&rest) };
             if quiet && finished {
-                return self.take(&file, position, rest).map(Some);
+                return self.take(&file, position, Whole { to: from + rest.len() as u64, text: Some(rest) }).map(Some);
             }
             self.unfinished = !quiet && (finished || next.is_some());
             match next {
@@ -227,13 +227,13 @@ impl Follow {
         }
     }
 
-    fn take(&mut self, file: &File, position: Position, text: Bytes) -> Result<FileSlice> {
-        let bytes = text.len() as u64;
-        let to = position.to + bytes;
+    fn take(&mut self, file: &File, position: Position, whole: Whole) -> Result<FileSlice> {
+        let to = whole.to;
+        let bytes = to - position.to;
         let path = self.path.display().to_string().trim_start_matches('/').to_owned();
         let mark = mark(file, position.mark.inode, to)?;
         let slice = FileSlice { path, from: position.to, to, bytes, last: false, file: Some(mark) };
-        self.read = Some((slice.clone(), text));
+        self.read = whole.text.map(|text| (slice.clone(), text));
         let found = file.metadata().map_err(|e| self.io(&e))?;
         self.taking_since = Some(found.mtime() * 1_000_000 + found.mtime_nsec() / 1000);
         Ok(slice)

@@ -313,8 +313,8 @@ impl Source for Spool {
         })
         .await?;
         let path = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let bytes = whole.len() as u64;
-        Ok(OffsetRange::Files(vec![FileSlice { path, from, to: from + bytes, bytes, last: false, file: None }]))
+        let (to, bytes) = (whole.to, whole.to - from);
+        Ok(OffsetRange::Files(vec![FileSlice { path, from, to, bytes, last: false, file: None }]))
     }
 
     fn advance(&mut self, range: &OffsetRange) -> Result<()> {

@@ -25,6 +25,8 @@ use crate::offset::FileSlice;
 
 /// How much text one thread reads at a time.
 const PIECE_BYTES: usize = 4 << 20;
+/// How much is read at a time to find the end of a line.
+const LINE_BYTES: u64 = 64 << 10;
 /// How much of a CSV file is read for its header.
 const HEADER_BYTES: u64 = 1 << 20;
 /// How much of a file is read at a time to count its lines.
@@ -73,6 +75,14 @@ pub(super) fn read_at(file: &File, range: Range<u64>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whole records at the start of what is there.
+pub(super) struct Whole {
+    /// The byte behind them.
+    pub(super) to: u64,
+    /// They themselves, if they were read.
+    pub(super) text: Option<Bytes>,
+}
+
 /// Reads the text of one table.
 #[derive(Debug, Clone)]
 pub(super) struct TextReader {
@@ -91,14 +101,19 @@ impl TextReader {
         from: u64,
         size: u64,
         budget: u64,
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Option<Whole>> {
         let mut budget = budget.max(1);
         loop {
-            let end = size.min(from + budget);
+            let end = size.min(from.saturating_add(budget));
+            if self.is_read_in_pieces(file, from, end)
+                && let Some(to) = last_line_end(file, from, end).await?
+            {
+                return Ok(Some(Whole { to, text: None }));
+            }
             let chunk = file.range(from..end).await?;
             let whole = self.decoder.whole_records(&chunk);
             if whole > 0 {
-                return Ok(Some(chunk.slice(..whole)));
+                return Ok(Some(Whole { to: from + whole as u64, text: Some(chunk.slice(..whole)) }));
             }
             if end == size {
                 return Ok(None);
@@ -112,6 +127,12 @@ impl TextReader {
         }
     }
 
+    /// True if each thread reads its own piece of the text, which is never in memory as a whole.
+    fn is_read_in_pieces(&self, file: &TextFile, from: u64, to: u64) -> bool {
+        let lines = self.decoder.format == FileFormat::Json && self.decoder.lines;
+        lines && matches!(file, TextFile::Open(_)) && to - from > PIECE_BYTES as u64
+    }
+
     /// The rows of a piece of a file. `known`: its bytes, if they were read before.
     pub(super) async fn read(
         &self,
@@ -121,6 +142,13 @@ impl TextReader {
         known: Option<Bytes>,
     ) -> Result<Read> {
         let located = |error: Error| Error { message: format!("{name}: {}", error.message), ..error };
+        if known.is_none()
+            && self.is_read_in_pieces(file, slice.from, slice.to)
+            && let TextFile::Open(open) = file
+        {
+            let salvaged = self.salvage_pieces(open, slice.from, slice.to).await.map_err(located)?;
+            return self.told(salvaged, file, name, 0).await;
+        }
         let mut from = slice.from;
         let mut text = match known {
             Some(text) => text,
@@ -145,6 +173,11 @@ impl TextReader {
             from = 3;
         }
         let salvaged = self.salvage(text, columns).await.map_err(located)?;
+        self.told(salvaged, file, name, from).await
+    }
+
+    /// What was read, with the places of what could not be; `from` is where the text began.
+    async fn told(&self, salvaged: Salvaged, file: &TextFile, name: &str, from: u64) -> Result<Read> {
         let bad = salvaged.bad.into_iter().map(|bad| bad.of(name, from));
         let read = Read { batches: salvaged.batches, bad: bad.collect(), new: salvaged.new };
         match read.bad.first() {
@@ -155,39 +188,104 @@ impl TextReader {
 
     /// Reads what can be read of whole records, in parallel.
     async fn salvage(&self, text: Bytes, columns: Option<CsvColumns>) -> Result<Salvaged> {
-        let first = self.on_error == OnError::Fail;
         let mut at = 0;
-        let tasks: Vec<_> = self
-            .decoder
-            .cut(&text, PIECE_BYTES)
-            .into_iter()
-            .map(|piece| {
-                let start = at;
-                at += piece.len();
-                let (decoder, columns, text) = (self.decoder.clone(), columns.clone(), text.clone());
-                blocking(move || {
-                    let mut found = match &columns {
-                        Some(columns) => decoder.csv(&piece, columns, first)?,
-                        None => decoder.json(&piece, first)?,
-                    };
-                    for bad in &mut found.bad {
-                        bad.record = bad.record.start + start..bad.record.end + start;
-                        bad.payload = String::from_utf8_lossy(&text[bad.record.clone()]).trim_end().to_owned();
-                    }
-                    Ok(found)
-                })
-            })
-            .collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut done = stream::iter(tasks).buffered(threads);
-        let mut all = Salvaged::default();
-        while let Some(found) = done.try_next().await? {
-            all.batches.extend(found.batches);
-            all.bad.extend(found.bad);
-            found.new.into_iter().for_each(|field| add_field(&mut all.new, field));
-        }
-        Ok(all)
+        let tasks = self.decoder.cut(&text, PIECE_BYTES).into_iter().map(|piece| {
+            let start = at;
+            at += piece.len();
+            let (reader, columns) = (self.clone(), columns.clone());
+            blocking(move || reader.salvage_piece(&piece, start, columns.as_ref()))
+        });
+        in_turn(tasks.collect()).await
     }
+
+    /// The same of lines of a file, which each thread reads for itself.
+    async fn salvage_pieces(&self, file: &Arc<File>, from: u64, to: u64) -> Result<Salvaged> {
+        let pieces = (from..to).step_by(PIECE_BYTES);
+        let tasks = pieces.map(|start| {
+            let (reader, file) = (self.clone(), Arc::clone(file));
+            blocking(move || {
+                let end = to.min(start + PIECE_BYTES as u64);
+                let (mut at, text) = lines_of(&file, start, end, from, to)?;
+                let mut text = text.as_slice();
+                if at == 0
+                    && let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf")
+                {
+                    (at, text) = (3, rest);
+                }
+                reader.salvage_piece(text, usize::try_from(at).unwrap_or(usize::MAX), None)
+            })
+        });
+        in_turn(tasks.collect()).await
+    }
+
+    /// Reads a piece of text that begins at byte `start`.
+    fn salvage_piece(&self, piece: &[u8], start: usize, columns: Option<&CsvColumns>) -> Result<Salvaged> {
+        let first = self.on_error == OnError::Fail;
+        let mut found = match columns {
+            Some(columns) => self.decoder.csv(piece, columns, first)?,
+            None => self.decoder.json(piece, first)?,
+        };
+        for bad in &mut found.bad {
+            bad.payload = String::from_utf8_lossy(&piece[bad.record.clone()]).trim_end().to_owned();
+            bad.record = bad.record.start + start..bad.record.end + start;
+        }
+        Ok(found)
+    }
+}
+
+/// What was found in pieces of a text, which are read in parallel.
+async fn in_turn(tasks: Vec<impl Future<Output = Result<Salvaged>>>) -> Result<Salvaged> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done = stream::iter(tasks).buffered(threads);
+    let mut all = Salvaged::default();
+    while let Some(found) = done.try_next().await? {
+        all.batches.extend(found.batches);
+        all.bad.extend(found.bad);
+        found.new.into_iter().for_each(|field| add_field(&mut all.new, field));
+    }
+    Ok(all)
+}
+
+/// The byte behind the last line end of a range, if there is one.
+async fn last_line_end(file: &TextFile, from: u64, to: u64) -> Result<Option<u64>> {
+    let mut end = to;
+    while end > from {
+        let start = from.max(end.saturating_sub(LINE_BYTES));
+        let bytes = file.range(start..end).await?;
+        if let Some(at) = memchr::memrchr(b'\n', &bytes) {
+            return Ok(Some(start + at as u64 + 1));
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+/// The lines that begin in bytes `start..end` of a file, and where they do. Lines begin at `first`, and the last one
+/// ends at `last`.
+fn lines_of(file: &File, start: u64, end: u64, first: u64, last: u64) -> Result<(u64, Vec<u8>)> {
+    // The byte before tells whether a line begins here.
+    let before = if start == first { start } else { start - 1 };
+    let mut text = read_at(file, before..end)?;
+    if (text.len() as u64) < end - before {
+        return Err(Error::query("the file is shorter than it was"));
+    }
+    let skipped = match (start == first, memchr::memchr(b'\n', &text)) {
+        (true, _) => 0,
+        (false, Some(at)) => at + 1,
+        // The line that goes on here goes on behind.
+        (false, None) => return Ok((end, Vec::new())),
+    };
+    let mut at = end;
+    while text.last() != Some(&b'\n') && at < last {
+        let more = read_at(file, at..last.min(at + LINE_BYTES))?;
+        let Some(whole) = memchr::memchr(b'\n', &more).map(|at| at + 1).or((!more.is_empty()).then_some(more.len()))
+        else {
+            return Err(Error::query("the file is shorter than it was"));
+        };
+        text.extend_from_slice(&more[..whole]);
+        at += whole as u64;
+    }
+    Ok((before + skipped as u64, text.split_off(skipped)))
 }
 
 /// The number of the line that begins at a byte.
@@ -243,6 +341,29 @@ mod tests {
         assert!(found.bad[0].reason.starts_with("\"seven\" is not a whole number"), "{:?}", found.bad[0]);
         let at = found.bad[1].position as usize;
         assert!(json[at..].starts_with("{\"a\": 50, \n"));
+    }
+
+    #[tokio::test]
+    async fn lines_are_read_in_pieces_wherever_they_break() {
+        let line = |row: usize| format!("{{\"a\": {row}, \"b\": \"{}\"}}\n", "x".repeat(row % 300));
+        let long = format!("{{\"a\": 1, \"b\": \"{}\"}}\n", "y".repeat(3 * PIECE_BYTES));
+        let lines = (0..30_000).map(line).chain([long]).chain((0..30_000).map(line));
+        let mut text = "\u{feff}".to_owned() + &lines.collect::<String>();
+        let wrong = text.len();
+        text += "{\"a\": \"seven\"}\n{\"a\": 7}\n";
+        let whole = text.len();
+        text += "{\"a\": ";
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(text.as_bytes()).expect("writes");
+        let (reader, file) = (reader(FileFormat::Json, OnError::Skip), TextFile::Open(Arc::new(file)));
+        let (size, all) = (text.len() as u64, u64::MAX);
+        let found = reader.whole(&file, "t", 0, size, all).await.expect("reads").expect("whole lines");
+        assert_eq!((found.to, found.text), (whole as u64, None));
+        let slice = FileSlice { path: "t".to_owned(), from: 0, to: found.to, bytes: 0, last: false, file: None };
+        let found = reader.read(&file, "t", &slice, None).await.expect("reads");
+        assert_eq!(found.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 60_002);
+        let bad: Vec<_> = found.bad.iter().map(|bad| (bad.position, bad.payload.as_str())).collect();
+        assert_eq!(bad, [(wrong as u64, "{\"a\": \"seven\"}")]);
     }
 
     #[tokio::test]
