@@ -38,3 +38,7 @@ pub mod runtime;
 pub mod session;
 
 pub mod cli;
+
+/// Here and not in the program, so that tests and benches have the same one: see DESIGN.md for what it gains.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
