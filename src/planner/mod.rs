@@ -7,6 +7,7 @@
 mod asof;
 mod chart;
 mod checked;
+mod conjunction;
 mod differentiate;
 mod emit;
 mod event_time;

@@ -17,6 +17,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 
 use super::checked::CheckArithmetic;
+use super::conjunction::CompareAll;
 use super::nan::KeepNan;
 use crate::config::TOP_ROWS_IN_MEMORY;
 
@@ -28,6 +29,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.insert(behind, Arc::new(SmallerBuild));
     rules.push(Arc::new(SpillLargeTops));
     rules.push(Arc::new(KeepNan));
+    rules.push(Arc::new(CompareAll));
     rules
 }
 

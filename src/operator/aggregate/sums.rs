@@ -78,26 +78,8 @@ impl Sums {
         let Self { function, sum, counts, wholes, floats: kept } = self;
         match sum {
             Sum::Count => rows.each(|_, group, times| counts[group] += times),
-            Sum::Whole { .. } if is_short(arguments[0].data_type()) => {
-                let values = cast(&arguments[0], &DataType::Int64)?;
-                let values = values.as_primitive::<Int64Type>().values();
-                // Fewer than 2^63 of them are in 128 bits.
-                rows.each(|row, group, times| {
-                    counts[group] += times;
-                    wholes[group] += i128::from(values[row]) * i128::from(times);
-                });
-            }
             Sum::Whole { .. } => {
-                let values = wide(&arguments[0])?;
-                let mut fits = true;
-                rows.each(|row, group, times| {
-                    counts[group] += times;
-                    match plus(wholes[group], values.value(row), times) {
-                        Some(sum) => wholes[group] = sum,
-                        None => fits = false,
-                    }
-                });
-                if !fits {
+                if !add_wholes(&arguments[0], &rows, counts, wholes)? {
                     return Err(too_large(function));
                 }
             }
@@ -225,6 +207,29 @@ impl Rows<'_> {
             }
         }
     }
+}
+
+/// Adds whole numbers; false if 128 bits do not hold a sum.
+fn add_wholes(values: &ArrayRef, rows: &Rows<'_>, counts: &mut [i64], wholes: &mut [i128]) -> Result<bool> {
+    if is_short(values.data_type()) {
+        let values = cast(values, &DataType::Int64)?;
+        let values = values.as_primitive::<Int64Type>().values();
+        // Fewer than 2^63 of them are in 128 bits.
+        rows.each(|row, group, times| {
+            counts[group] += times;
+            wholes[group] += i128::from(values[row]) * i128::from(times);
+        });
+        return Ok(true);
+    }
+    let (values, mut fits) = (wide(values)?, true);
+    rows.each(|row, group, times| {
+        counts[group] += times;
+        match plus(wholes[group], values.value(row), times) {
+            Some(sum) => wholes[group] = sum,
+            None => fits = false,
+        }
+    });
+    Ok(fits)
 }
 
 /// How often rows count of which those that are NULL do not.
