@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod durable;
 pub mod error;
+pub mod kafka;
 pub mod offset;
 
 pub mod format;

@@ -30,6 +30,17 @@ pub enum OffsetRange {
         /// The one behind the last row.
         to: u64,
     },
+    /// Records of a topic's partitions.
+    Partitions(Vec<PartitionSlice>),
+    /// Of a table with a history: some of that.
+    History(Box<OffsetRange>),
+    /// Of a table with a history: some of the stream, and all of the history before it.
+    Behind {
+        /// All of the history.
+        history: Box<OffsetRange>,
+        /// Some of the stream.
+        rest: Box<OffsetRange>,
+    },
     /// All rows of a table at rest, as they were when the pipeline began.
     Table,
 }
@@ -54,6 +65,17 @@ pub struct FileSlice {
     pub file: Option<FileMark>,
 }
 
+/// Records of one partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionSlice {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub from: i64,
+    /// The one behind the last offset.
+    pub to: i64,
+}
+
 /// By what a file is known again that was renamed, cut or written anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMark {
@@ -76,6 +98,16 @@ impl OffsetRange {
                 text
             }
             OffsetRange::Rows { from, to } => format!("rows {from} to {to}"),
+            OffsetRange::Partitions(slices) => {
+                let one = |slice: &PartitionSlice| {
+                    format!("partition {} from {} to {}", slice.partition, slice.from, slice.to)
+                };
+                slices.iter().map(one).collect::<Vec<_>>().join(", ")
+            }
+            OffsetRange::History(range) => format!("history: {}", range.describe()),
+            OffsetRange::Behind { history, rest } => {
+                format!("history: {}; then {}", history.describe(), rest.describe())
+            }
             OffsetRange::Table => "a table".to_owned(),
         }
     }
@@ -85,6 +117,9 @@ impl OffsetRange {
         match self {
             OffsetRange::Files(slices) => slices.is_empty(),
             OffsetRange::Rows { from, to } => from >= to,
+            OffsetRange::Partitions(slices) => slices.is_empty(),
+            OffsetRange::History(range) => range.is_empty(),
+            OffsetRange::Behind { history, rest } => history.is_empty() && rest.is_empty(),
             OffsetRange::Table => false,
         }
     }

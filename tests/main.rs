@@ -6,6 +6,7 @@
 // A test that cannot go on panics.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod backfill;
 mod bad_input;
 mod bank;
 mod bombs;
@@ -20,6 +21,7 @@ mod epochs;
 mod equivalence;
 mod event_time;
 mod json;
+mod kafka;
 mod kill;
 mod law;
 mod memory;

@@ -91,6 +91,65 @@ fn watermark_to_options(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
     Ok(())
 }
 
+/// The place behind the last word.
+fn behind(places: &[usize]) -> usize {
+    places.last().map_or(0, |last| last + 1)
+}
+
+/// `BACKFILL FROM 'files' [UP TO condition | DEDUPLICATE BY (a, b)]` is the options backfill_from, …_up_to and …_by.
+fn backfill_to_options(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
+    let places = words(tokens);
+    let is = |at: usize, word: &str| places.get(at).is_some_and(|place| is_word(&tokens[*place].token, word));
+    let token = |at: usize| places.get(at).map(|place| &tokens[*place].token);
+    let Some(start) = (1..places.len()).find(|at| is(*at, "backfill") && is(at + 1, "from")) else { return Ok(()) };
+    let span = tokens[places[start]].span;
+    let usage = |message: &str| {
+        Error::sql(message.to_owned())
+            .at(span)
+            .hint("BACKFILL FROM 'folder/*.parquet' [UP TO condition | DEDUPLICATE BY (column, …)]")
+    };
+    let Some(Token::SingleQuotedString(files)) = token(start + 2) else {
+        return Err(usage("BACKFILL FROM wants files in quotes"));
+    };
+    let mut options = vec![("backfill_from", files.clone())];
+    let mut end = start + 3;
+    if is(end, "up") && is(end + 1, "to") {
+        let (first, mut depth) = (end + 2, 0);
+        end = first;
+        while let Some(token) = token(end) {
+            match token {
+                Token::LParen => depth += 1,
+                Token::RParen => depth -= 1,
+                _ if depth == 0 && ["options", "location", "stored"].iter().any(|word| is(end, word)) => break,
+                _ => {}
+            }
+            end += 1;
+        }
+        let last = places.get(end).copied().unwrap_or_else(|| behind(&places));
+        let text = places.get(first).map(|first| &tokens[*first..last]).unwrap_or_default();
+        let text: String = text.iter().map(|token| token.token.to_string()).collect();
+        if text.trim().is_empty() {
+            return Err(usage("UP TO wants a condition"));
+        }
+        options.push(("backfill_up_to", text.trim().to_owned()));
+    } else if is(end, "deduplicate") && is(end + 1, "by") {
+        let (mut names, mut at) = (Vec::new(), end + 3);
+        while let Some(Token::Word(name)) = token(at) {
+            names.push(if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() });
+            at += if token(at + 1) == Some(&Token::Comma) { 2 } else { 1 };
+        }
+        if token(end + 2) != Some(&Token::LParen) || token(at) != Some(&Token::RParen) || names.is_empty() {
+            return Err(usage("DEDUPLICATE BY wants columns in parentheses"));
+        }
+        options.push(("backfill_by", names.join("\n")));
+        end = at + 1;
+    }
+    let to = places.get(end).copied().unwrap_or_else(|| behind(&places));
+    tokens.drain(places[start]..to);
+    add_options(tokens, &options, span);
+    Ok(())
+}
+
 /// Adds to OPTIONS, or makes them.
 fn add_options(tokens: &mut Vec<TokenWithSpan>, options: &[(&str, String)], span: Span) {
     let new = |token| TokenWithSpan { token, span };
@@ -119,6 +178,7 @@ pub(super) fn complete_create(tokens: &mut Vec<TokenWithSpan>) -> Result<()> {
         return Ok(());
     }
     watermark_to_options(tokens)?;
+    backfill_to_options(tokens)?;
     let places = words(tokens);
     let is = |at: usize, word: &str| places.get(at).is_some_and(|place| is_word(&tokens[*place].token, word));
     let name = if is(1, "or") && is(2, "replace") { 3 } else { 1 };

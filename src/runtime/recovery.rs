@@ -96,6 +96,9 @@ impl<'a> Runner<'a> {
         for (at, sink) in self.sinks.iter_mut().enumerate() {
             sink.resume(committed.sinks.get(at).unwrap_or(&serde_json::Value::Null)).await?;
         }
+        for record in begun.iter().filter(|record| record.epoch > committed.epoch) {
+            self.sinks.iter_mut().try_for_each(|sink| sink.unclear(record.epoch))?;
+        }
         self.skipped = committed.skipped;
         self.late = committed.late;
         self.cost = committed.cost;

@@ -30,17 +30,26 @@ use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::folder::listing_of;
 use crate::function::{infix, with_epoch_time};
+use crate::kafka::{TopicTarget, Values};
 use crate::planner::{self, EmitFinal, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
+#[cfg(feature = "kafka")]
+use crate::sink::stream::KafkaSink;
 use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
 use crate::source::stream::{Look, open_source};
-use crate::source::{Location, Stores};
+use crate::source::{Location, Stores, TopicTable};
 
 /// A statement that becomes part of a pipeline.
 pub(super) struct Continuous {
     /// Its query.
     plan: LogicalPlan,
-    target: Option<FileTarget>,
+    target: Option<SinkTarget>,
+}
+
+/// Where a statement writes.
+enum SinkTarget {
+    Files(FileTarget),
+    Topic(TopicTarget),
 }
 
 /// Files that a statement writes.
@@ -141,7 +150,7 @@ impl Session {
             LogicalPlan::Copy(copy) => {
                 let target = target.ok_or_else(|| Error::sql("COPY to nowhere"))?;
                 let plan = LogicalPlan::clone(&copy.input);
-                Ok(Continuous { plan, target: Some(copy_target(&copy, &target)?) })
+                Ok(Continuous { plan, target: Some(SinkTarget::Files(copy_target(&copy, &target)?)) })
             }
             LogicalPlan::Dml(dml) => {
                 let target = self.insert_target(&dml)?;
@@ -157,30 +166,35 @@ impl Session {
         }
     }
 
-    fn insert_target(&self, dml: &DmlStatement) -> Result<FileTarget> {
+    fn insert_target(&self, dml: &DmlStatement) -> Result<SinkTarget> {
         let name = dml.table_name.to_string();
         if !matches!(dml.op, WriteOp::Insert(_)) {
             return Err(Error::sql(format!("a growing table can only be inserted into {name}")));
         }
         let table = source_as_provider(&dml.target)?;
+        let sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        let options = sinks.get(&name).cloned().unwrap_or_default();
+        drop(sinks);
+        if let Some(topic) = table.downcast_ref::<TopicTable>() {
+            return Ok(SinkTarget::Topic(topic_target(topic.target(), &options)?));
+        }
         let Some(table) = listing_of(table.as_ref()) else {
             return Err(Error::sql(format!("a pipeline cannot write to {name}")).hint(
                 "CREATE EXTERNAL TABLE … STORED AS PARQUET LOCATION 'folder/' makes a table that it can write to",
             ));
         };
         let path = table.table_paths().first().ok_or_else(|| Error::sql(format!("{name} has no LOCATION")))?;
-        let options = table.options();
-        let sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(FileTarget {
+        let listing = table.options();
+        Ok(SinkTarget::Files(FileTarget {
             text: percent_encoding::percent_decode_str(path.as_str().trim_start_matches("file://"))
                 .decode_utf8_lossy()
                 .into_owned(),
             folder: path.is_collection(),
-            encoding: encoding(&options.format.get_ext(), None)?,
-            partitions: options.table_partition_cols.iter().map(|(name, _)| name.clone()).collect(),
-            options: sinks.get(&name).cloned().unwrap_or_default(),
+            encoding: encoding(&listing.format.get_ext(), None)?,
+            partitions: listing.table_partition_cols.iter().map(|(name, _)| name.clone()).collect(),
+            options,
             must_be_new: false,
-        })
+        }))
     }
 
     /// Optimised for operators of our own.
@@ -225,9 +239,13 @@ impl Session {
             let append_only = plan.nodes[output.node].append_only;
             let order = order(output, &state)?;
             match &statement.target {
-                Some(target) => {
+                Some(SinkTarget::Files(target)) => {
                     targets.push(target.describe());
                     sinks.push(self.file_sink(target, columns, append_only, order)?);
+                }
+                Some(SinkTarget::Topic(target)) => {
+                    targets.push(target.describe());
+                    sinks.push(topic_sink(target, columns, append_only, sinks.len())?);
                 }
                 None => {
                     targets.push("console".to_owned());
@@ -240,7 +258,7 @@ impl Session {
         let planned = |(Continuous { plan, target }, optimised): (Continuous, LogicalPlan)| -> Result<Planned> {
             // Which rows are final is known of the optimised plan.
             let plan = if planner::emits_final(&optimised)? { optimised } else { plan };
-            Ok(Planned { plan, target: target.map_or_else(|| "console".to_owned(), |target| target.text) })
+            Ok(Planned { plan, target: target.map_or_else(|| "console".to_owned(), SinkTarget::text) })
         };
         let statements =
             statements.into_iter().zip(plans.into_iter().map(|(plan, _)| plan)).map(planned).collect::<Result<_>>()?;
@@ -404,7 +422,56 @@ fn source_opener(stores: &Arc<Stores>, state: &SessionState) -> OpenSource {
 impl Continuous {
     /// True if its result is shown as a whole, and so in order.
     fn is_shown_whole(&self) -> bool {
-        self.target.as_ref().is_none_or(|target| !target.folder)
+        match &self.target {
+            Some(SinkTarget::Files(target)) => !target.folder,
+            Some(SinkTarget::Topic(_)) => false,
+            None => true,
+        }
+    }
+}
+
+impl SinkTarget {
+    /// As the statement has it.
+    fn text(self) -> String {
+        match self {
+            SinkTarget::Files(target) => target.text,
+            SinkTarget::Topic(target) => format!("kafka://{}/{}", target.topic.brokers, target.topic.name),
+        }
+    }
+}
+
+/// A topic, written as OPTIONS ('mode' …) say.
+fn topic_target(target: &TopicTarget, options: &SinkOptions) -> Result<TopicTarget> {
+    let values = match options.mode {
+        Some(Mode::Replace) => {
+            return Err(Error::sql("a topic is not replaced: messages are added to it")
+                .hint("with a PRIMARY KEY the last message of a key is the row as it is now"));
+        }
+        Some(Mode::Changelog) if target.values == Values::Envelopes => {
+            return Err(Error::sql("STORED AS DEBEZIUM has an op of its own, and no mode 'changelog'"));
+        }
+        Some(Mode::Changelog) => Values::Changelog,
+        Some(Mode::Append) | None => target.values,
+    };
+    Ok(TopicTarget { values, ..target.clone() })
+}
+
+/// The sink of a topic. `place`: which one of its pipeline it is.
+fn topic_sink(target: &TopicTarget, columns: SchemaRef, append_only: bool, place: usize) -> Result<Box<dyn Sink>> {
+    if !append_only && target.values == Values::Rows && target.key.is_empty() {
+        return Err(Error::sql(format!(
+            "rows of this query change after they were written, and the topic {} has no key",
+            target.topic.name
+        ))
+        .note("a PRIMARY KEY of the table makes messages of one key replace each other, without a value where a row is gone")
+        .hint("STORED AS DEBEZIUM writes each change as an envelope, OPTIONS ('mode' 'changelog') as a row with op and epoch"));
+    }
+    #[cfg(feature = "kafka")]
+    return Ok(Box::new(KafkaSink::new(target.clone(), columns, place)?));
+    #[cfg(not(feature = "kafka"))]
+    {
+        let _ = (columns, place);
+        Err(target.topic.not_built_in())
     }
 }
 

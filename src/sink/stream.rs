@@ -6,6 +6,8 @@
 mod append;
 mod encode;
 mod image;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod replace;
 mod spec;
 mod versions;
@@ -21,6 +23,8 @@ use crate::offset::Epoch;
 pub use append::AppendSink;
 pub use encode::FileEncoding;
 pub use image::{FOLDER, Image, LINE};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaSink;
 pub use replace::{Order, ReplaceSink};
 pub use spec::{Mode, Roll, SinkOptions, choose_mode};
 
@@ -59,6 +63,12 @@ pub trait Sink: Send {
 
     /// Goes on from a position of the commit log.
     async fn resume(&mut self, _position: &serde_json::Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// This epoch was begun by an earlier run, and the log does not say whether it was shown. An error if the sink cannot
+    /// tell.
+    fn unclear(&mut self, _epoch: Epoch) -> Result<()> {
         Ok(())
     }
 

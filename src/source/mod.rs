@@ -23,6 +23,7 @@ mod sniff;
 mod stores;
 pub mod stream;
 mod table;
+mod topic;
 
 pub use call::table_for_call;
 pub use diagnose::explain_scan_error;
@@ -30,3 +31,4 @@ pub use location::{DATA_ENDINGS, FileKind, Location};
 pub use rejects::Rejects;
 pub use stores::Stores;
 pub use table::{FileTableFactory, register_formats, table_for_path};
+pub use topic::TopicTable;

@@ -5,11 +5,15 @@
 //! the same rows in the same order, until the source is told that nobody will.
 
 mod avro;
+mod backfill;
 mod bad;
 mod decode;
 mod files;
 mod follow;
 mod generate;
+mod history;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod late;
 mod listing;
 mod net;
@@ -27,10 +31,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use datafusion::execution::SessionState;
 
 use crate::checkpoint::Saved;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
+use crate::kafka::Topic;
 use crate::offset::OffsetRange;
 use crate::source::infer::widen;
 
@@ -189,7 +195,22 @@ pub trait Source: Send + Sync {
 pub fn open_source(
     table: &StreamTable,
     columns: &[usize],
-    state: &datafusion::execution::SessionState,
+    state: &SessionState,
+    folder: &dyn Fn(&str) -> Result<Folder>,
+) -> Result<Box<dyn Source>> {
+    match table.history() {
+        Some(history) => {
+            history.open(table, columns, state, &|table, columns| open_alone(table, columns, state, folder))
+        }
+        None => open_alone(table, columns, state, folder),
+    }
+}
+
+/// Opens the source behind a table without its history.
+fn open_alone(
+    table: &StreamTable,
+    columns: &[usize],
+    state: &SessionState,
     folder: &dyn Fn(&str) -> Result<Folder>,
 ) -> Result<Box<dyn Source>> {
     let options = table.options().clone();
@@ -201,6 +222,10 @@ pub fn open_source(
         Ok(text::TextReader { decoder, on_error: options.on_error, dead_letters })
     };
     match table.kind() {
+        table::Kind::Kafka { topic, format } => {
+            let dead_letters = options.dead_letter.as_deref().map(folder).transpose()?;
+            topic_source(table, topic, *format, columns, dead_letters)
+        }
         table::Kind::Rate => Ok(Box::new(generate::Rate::new(schema, options))),
         table::Kind::Nexmark(kind) => Ok(Box::new(nexmark::Nexmark::new(*kind, schema, options))),
         table::Kind::Files { location, format } => {
@@ -216,6 +241,36 @@ pub fn open_source(
             Ok(Box::new(spool::Spool::new(path.clone(), reader(*format)?, options.clone())))
         }
     }
+}
+
+#[cfg(feature = "kafka")]
+fn topic_source(
+    table: &StreamTable,
+    topic: &Topic,
+    format: Option<table::FileFormat>,
+    columns: &[usize],
+    dead_letters: Option<Folder>,
+) -> Result<Box<dyn Source>> {
+    Ok(Box::new(kafka::Kafka::new(table, topic, format, columns, dead_letters)?))
+}
+
+/// Refuses columns of a topic's messages that there are not.
+fn topic_columns(columns: &SchemaRef) -> Result<()> {
+    #[cfg(feature = "kafka")]
+    kafka::check_columns(columns)?;
+    let _ = columns;
+    Ok(())
+}
+
+#[cfg(not(feature = "kafka"))]
+fn topic_source(
+    _table: &StreamTable,
+    topic: &Topic,
+    _format: Option<table::FileFormat>,
+    _columns: &[usize],
+    _dead_letters: Option<Folder>,
+) -> Result<Box<dyn Source>> {
+    Err(topic.not_built_in())
 }
 
 /// Runs what computes or waits on a thread that may.

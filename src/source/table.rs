@@ -28,6 +28,7 @@ use super::infer::{self, Group};
 use super::location::Listed;
 use super::look::look_for_stream;
 use super::stream::{NetTable, StreamFactory, StreamTable};
+use super::topic::TopicTable;
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
@@ -42,7 +43,9 @@ pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Res
     for generator in ["RATE", "NEXMARK"] {
         state.table_factories_mut().insert(generator.to_owned(), Arc::new(StreamFactory));
     }
-    state.table_factories_mut().insert("DEBEZIUM".to_owned(), Arc::new(FileTableFactory::default()));
+    for format in ["DEBEZIUM", "RAW"] {
+        state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
+    }
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {
@@ -457,6 +460,12 @@ impl TableProviderFactory for FileTableFactory {
         };
         if cmd.unbounded {
             return Ok(Arc::new(StreamTable::create(state, cmd, look_for_stream(session, cmd)).await?));
+        }
+        if let Some(table) = TopicTable::create(cmd)? {
+            return Ok(Arc::new(table));
+        }
+        if cmd.file_type == "RAW" {
+            return Err(unknown_format("RAW").note("messages of a topic can be STORED AS RAW").into());
         }
         if let Some(table) = NetTable::at_rest(session, cmd, look_for_stream(session, cmd)).await? {
             return Ok(Arc::new(table));

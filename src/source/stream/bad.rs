@@ -45,14 +45,22 @@ pub struct BadRecord {
 impl BadRecord {
     /// The error that it is where it is not left out. `line` is counted from 1.
     pub(super) fn error(&self, line: u64) -> Error {
+        self.error_at(format!("{}, line {line}", self.file))
+    }
+
+    /// The same for a record that is there, in words.
+    pub(super) fn error_at(&self, place: String) -> Error {
         let column = self.column.as_ref().map_or(String::new(), |column| format!(", column {column}"));
         let mut shown: String = self.payload.chars().take(SHOWN_CHARS).collect();
         if shown.len() < self.payload.len() {
             shown.push('…');
         }
-        Error::query(format!("{}, line {line}{column}: {}", self.file, self.reason))
-            .note(format!("the line is: {shown}"))
-            .hint("OPTIONS ('on_error' 'skip') leaves such lines out; ('dead_letter' 'folder/') keeps them there")
+        let record = if place.contains(", line ") { "line" } else { "message" };
+        Error::query(format!("{place}{column}: {}", self.reason)).note(format!("the {record} is: {shown}")).hint(
+            format!(
+                "OPTIONS ('on_error' 'skip') leaves such {record}s out; ('dead_letter' 'folder/') keeps them there"
+            ),
+        )
     }
 }
 

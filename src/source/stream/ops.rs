@@ -97,6 +97,11 @@ impl Upkeep {
         Ok(Some(Self { says, key: key.unwrap_or_default(), on_missing: options.on_missing.unwrap_or_default() }))
     }
 
+    /// The same for a history, whose rows are all there.
+    pub(super) fn of_history(&self) -> Self {
+        Self { says: Says::Nothing, ..self.clone() }
+    }
+
     /// Refuses columns that cannot be those of such a table.
     pub(super) fn check(&self, columns: &SchemaRef, has_watermark: bool) -> Result<()> {
         if has_watermark {

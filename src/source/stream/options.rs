@@ -12,6 +12,7 @@ use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, IDLE_MICROS, SPOOL_BYT
 use crate::error::{Error, Result, near_name};
 use crate::format::csv::{Dialect, Encoding, canonical_option};
 use crate::format::{TimeUnit, Writing};
+use crate::kafka::ClientOptions;
 
 /// How much an epoch takes from one source at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,40 @@ pub struct EventTime {
     pub keeps_late: bool,
     /// Without rows for so long, in microseconds, the table does not hold back the watermarks of others.
     pub idle_micros: Option<i64>,
+}
+
+/// Where reading of a topic begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At the oldest record that is there.
+    #[default]
+    Earliest,
+    /// Behind what is there when the pipeline is first run.
+    Latest,
+    /// At the first record that is not older, in milliseconds since 1970.
+    Millis(i64),
+}
+
+/// What OPTIONS say of a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KafkaOptions {
+    /// What clients are given.
+    pub client: ClientOptions,
+    /// Where reading begins.
+    pub start: Start,
+    /// The group that shows how far the pipeline is.
+    pub group: Option<String>,
+}
+
+/// `BACKFILL FROM 'folder/*.parquet' [UP TO condition | DEDUPLICATE BY (columns)]`, as options.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackfillOptions {
+    /// Where the history is.
+    pub from: Option<String>,
+    /// Rows for which this holds are taken from the history, all others from the stream; in SQL.
+    pub up_to: Option<String>,
+    /// Rows of the stream whose values of these columns the history has are left out; a name a line.
+    pub by: Option<String>,
 }
 
 /// The options of an unbounded table.
@@ -74,6 +109,10 @@ pub struct StreamOptions {
     pub on_missing: Option<OnMissing>,
     /// Debezium: how values are written where an envelope does not say.
     pub writing: Writing,
+    /// Topics of Kafka.
+    pub kafka: KafkaOptions,
+    /// What comes before the stream.
+    pub backfill: BackfillOptions,
 }
 
 impl Default for StreamOptions {
@@ -96,12 +135,14 @@ impl Default for StreamOptions {
             op_column: None,
             on_missing: None,
             writing: Writing::default(),
+            kafka: KafkaOptions::default(),
+            backfill: BackfillOptions::default(),
         }
     }
 }
 
 /// The options of every growing table.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 24] = [
     "max_rows_per_epoch",
     "max_bytes_per_epoch",
     "max_files_per_epoch",
@@ -124,6 +165,8 @@ const NAMES: [&str; 22] = [
     "on_missing",
     "time_unit",
     "decimals",
+    "start",
+    "group",
 ];
 
 /// Those of CSV, as for tables at rest.
@@ -187,6 +230,9 @@ impl StreamOptions {
     }
 
     fn set(&mut self, name: &str, value: &str, format: &str) -> Result<()> {
+        if self.set_source(name, value)? {
+            return Ok(());
+        }
         let wrong = |means: &str| Error::sql(format!("the option {name} cannot be '{value}'")).hint(means.to_owned());
         let number = || value.replace('_', "").parse::<u64>().ok().filter(|n| *n > 0);
         let count = || number().ok_or_else(|| wrong("it is a number above 0"));
@@ -251,6 +297,18 @@ impl StreamOptions {
     }
 }
 
+const STARTS: &str = "start is 'earliest', 'latest' or a time: '2026-01-31 12:00:00' (UTC), or milliseconds since 1970";
+
+fn start(value: &str) -> Option<Start> {
+    match value.to_ascii_lowercase().as_str() {
+        "earliest" => return Some(Start::Earliest),
+        "latest" => return Some(Start::Latest),
+        _ => {}
+    }
+    let nanos = || arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(value).ok();
+    value.parse().ok().or_else(|| nanos().map(|nanos| nanos.div_euclid(1_000_000))).map(Start::Millis)
+}
+
 /// What is said of the time of rows.
 fn event_time(options: &HashMap<String, String>) -> Result<Option<EventTime>> {
     let option =
@@ -301,6 +359,26 @@ fn seconds(text: &str) -> Option<i64> {
 }
 
 impl StreamOptions {
+    /// Options of topics and of histories; false if it is none of them.
+    fn set_source(&mut self, name: &str, value: &str) -> Result<bool> {
+        let text = Some(value.to_owned()).filter(|text| !text.is_empty());
+        match name {
+            "backfill_from" => self.backfill.from = text,
+            "backfill_up_to" => self.backfill.up_to = text,
+            "backfill_by" => self.backfill.by = text,
+            "group" => self.kafka.group = text,
+            "start" => {
+                let wrong = || Error::sql(format!("the option start cannot be '{value}'")).hint(STARTS);
+                self.kafka.start = start(value).ok_or_else(wrong)?;
+            }
+            _ => match name.strip_prefix("kafka.") {
+                Some(name) => self.kafka.client.set(name, value)?,
+                None => return Ok(false),
+            },
+        }
+        Ok(true)
+    }
+
     /// Options of tables whose rows change and go.
     fn set_change(&mut self, name: &str, value: &str, format: &str) -> Result<()> {
         let wrong =

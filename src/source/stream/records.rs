@@ -66,6 +66,12 @@ impl Decoder {
         self.csv_ends(text).last().unwrap_or(0)
     }
 
+    /// True if a text is one record of CSV, with its line end.
+    #[cfg(feature = "kafka")]
+    pub(super) fn is_one_record(&self, text: &[u8]) -> bool {
+        self.csv_ends(text).eq([text.len()])
+    }
+
     /// Cuts whole records into pieces of about `bytes`, to be read in parallel.
     pub(super) fn cut(&self, text: &Bytes, bytes: usize) -> Vec<Bytes> {
         if text.len() <= bytes || (self.format == FileFormat::Json && !self.lines) {

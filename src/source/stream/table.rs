@@ -21,12 +21,15 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
+use super::history::History;
 use super::nexmark::NexmarkKind;
-use super::ops::Upkeep;
-use super::options::{EventTime, StreamOptions, plain};
+use super::ops::{Says, Upkeep};
+use super::options::{EventTime, KafkaOptions, Start, StreamOptions, csv_options, plain};
+use crate::change::OnMissing;
 use crate::checkpoint::FoundTable;
 use crate::error::{Error, Result, near_name, sql_type};
 use crate::format::csv::canonical_option;
+use crate::kafka::{ClientOptions, Topic};
 use crate::source::{FileKind, Location};
 
 /// What is said of a table that reads standard input.
@@ -60,6 +63,11 @@ pub(super) enum Kind {
     },
     Rate,
     Nexmark(NexmarkKind),
+    /// A topic of Kafka; without a format, values are taken as they are.
+    Kafka {
+        topic: Topic,
+        format: Option<FileFormat>,
+    },
 }
 
 /// What was found of a growing table in what was there.
@@ -98,6 +106,8 @@ pub struct StreamTable {
     /// How its rows change and go, if they do.
     upkeep: Option<Upkeep>,
     watermark: Option<Watermark>,
+    /// What comes before the stream.
+    history: Option<Box<History>>,
 }
 
 /// The watermark of a table, at work.
@@ -155,18 +165,9 @@ impl StreamTable {
         look: impl Future<Output = Result<Look>>,
     ) -> Result<Self> {
         let mut options = StreamOptions::read(&cmd.options, &cmd.file_type)?;
-        let upkeep = Upkeep::of(cmd, &options)?;
+        let upkeep = upkeep_of(cmd, &options)?;
         let declared = Arc::clone(cmd.schema.inner());
-        let kind = match cmd.file_type.as_str() {
-            "RATE" => Kind::Rate,
-            "NEXMARK" => Kind::nexmark(cmd, &options)?,
-            "JSON" | "DEBEZIUM" => Kind::files(cmd, FileFormat::Json, options.lines)?,
-            "CSV" => Kind::files(cmd, FileFormat::Csv, true)?,
-            "PARQUET" => Kind::files(cmd, FileFormat::Parquet, true)?,
-            "ARROW" => Kind::files(cmd, FileFormat::Arrow, true)?,
-            "AVRO" => Kind::files(cmd, FileFormat::Avro, true)?,
-            other => return Err(Error::sql(format!("a stream cannot be STORED AS {other}"))),
-        };
+        let kind = Kind::of(cmd, &options)?;
         let mut found = false;
         let known = state.config().get_extension::<Remembered>().and_then(|known| known.get(&cmd.name.to_string()));
         let columns = match (&kind, declared.fields().is_empty()) {
@@ -184,6 +185,14 @@ impl StreamTable {
                 }
                 None => declared,
             },
+            (Kind::Kafka { format: None, .. }, true) => {
+                Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)]))
+            }
+            (Kind::Kafka { .. }, true) if cmd.file_type != "DEBEZIUM" => {
+                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
+                    .note("messages that come later may have others than those that are there")
+                    .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
+            }
             (Kind::Pipe { .. }, true) => {
                 return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
                     .note("a pipe cannot be looked at before it is read")
@@ -209,12 +218,48 @@ impl StreamTable {
                 look.columns
             }
         };
+        check_topic(&kind, &columns, &options, upkeep.as_ref())?;
         let watermark = options.event_time.as_ref().map(|time| Watermark::new(state, time, &columns)).transpose()?;
         if matches!(kind, Kind::Rate | Kind::Nexmark(_)) && options.dead_letter.is_some() {
             return Err(Error::sql("a generator has no dead letters").hint("leave out dead_letter"));
         }
         upkeep.as_ref().map_or(Ok(()), |upkeep| upkeep.check(&columns, watermark.is_some()))?;
-        Ok(Self { kind, columns, options, found, upkeep, watermark })
+        let session = state.as_any().downcast_ref::<SessionState>();
+        let history = History::of(&options, &columns, upkeep.as_ref(), session)?.map(Box::new);
+        Ok(Self { kind, columns, options, found, upkeep, watermark, history })
+    }
+
+    /// The files of a history, with the columns of its stream.
+    pub(super) fn of_history(
+        from: &str,
+        columns: &SchemaRef,
+        options: &StreamOptions,
+        upkeep: Option<Upkeep>,
+    ) -> Result<Self> {
+        let Some(kind) = FileKind::of(from) else {
+            return Err(Error::sql(format!("the format of the history '{from}' is not known"))
+                .hint("name its files: BACKFILL FROM 'folder/*.parquet'"));
+        };
+        let format = match kind.format() {
+            "PARQUET" => FileFormat::Parquet,
+            "CSV" => FileFormat::Csv,
+            "ARROW" => FileFormat::Arrow,
+            "AVRO" => FileFormat::Avro,
+            _ => FileFormat::Json,
+        };
+        let mut own = StreamOptions { on_error: options.on_error, ..StreamOptions::default() };
+        own.dead_letter.clone_from(&options.dead_letter);
+        if kind.ending == "tsv" {
+            own.dialect.delimiter = b'\t';
+        }
+        let kind = Kind::Files { location: Box::new(Location::parse(from)?), format };
+        let (columns, watermark, history) = (Arc::clone(columns), None, None);
+        Ok(Self { kind, columns, options: own, found: false, upkeep, watermark, history })
+    }
+
+    /// What comes before the stream.
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
     }
 
     /// Its watermark, if it has one.
@@ -316,8 +361,14 @@ impl StreamTable {
             Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
             Kind::Pipe { path: None, format } => format!("{format:?} standard input ({columns})"),
+            // Brokers move, a topic stays.
+            Kind::Kafka { topic, format } => {
+                let format = format.map_or("Raw".to_owned(), |format| format!("{format:?}"));
+                format!("{format} topic '{}' ({columns})", topic.name)
+            }
         };
-        table + &upkeep + &watermark.unwrap_or_default()
+        let history = self.history.as_ref().map_or(String::new(), |history| history.describe());
+        table + &upkeep + &watermark.unwrap_or_default() + &history
     }
 }
 
@@ -331,6 +382,60 @@ fn undeclared_envelopes(cmd: &CreateExternalTable) -> Error {
 fn without_op(look: Look, upkeep: Option<&Upkeep>) -> Result<Look> {
     let Some(upkeep) = upkeep else { return Ok(look) };
     Ok(Look { columns: upkeep.without_op(&look.columns)?, ..look })
+}
+
+/// How the rows of a table change and go. Compaction of a topic leaves tombstones of rows that are gone.
+fn upkeep_of(cmd: &CreateExternalTable, options: &StreamOptions) -> Result<Option<Upkeep>> {
+    let mut upkeep = Upkeep::of(cmd, options)?;
+    let topic = cmd.locations.first().is_some_and(|location| location.starts_with("kafka://"));
+    if let Some(upkeep) = upkeep.as_mut().filter(|upkeep| topic && upkeep.says == Says::Nothing)
+        && options.on_missing.is_none()
+    {
+        upkeep.on_missing = OnMissing::Skip;
+    }
+    Ok(upkeep)
+}
+
+/// Refuses columns and options of topics that cannot be, and options of topics elsewhere.
+fn check_topic(kind: &Kind, columns: &SchemaRef, options: &StreamOptions, upkeep: Option<&Upkeep>) -> Result<()> {
+    let Kind::Kafka { format, .. } = kind else {
+        return match &options.kafka {
+            KafkaOptions { start: Start::Earliest, group: None, client } if *client == ClientOptions::default() => {
+                Ok(())
+            }
+            _ => Err(Error::sql("the options start, group and kafka.… are of topics")
+                .hint("LOCATION 'kafka://host:9092/topic'")),
+        };
+    };
+    super::topic_columns(columns)?;
+    let of_message = |at: &usize| columns.field(*at).name().starts_with("kafka_");
+    let body = (0..columns.fields().len()).filter(|at| !of_message(at));
+    match upkeep {
+        Some(_) if format.is_none() => {
+            return Err(Error::sql("STORED AS RAW takes values as they are, and their rows only come")
+                .hint("leave out op_column and PRIMARY KEY"));
+        }
+        Some(upkeep) if upkeep.key.iter().any(of_message) => {
+            return Err(Error::sql("what a message has beside its value is no PRIMARY KEY"));
+        }
+        Some(upkeep)
+            if body.clone().count() < columns.fields().len()
+                && (upkeep.key.is_empty() || upkeep.says == Says::Debezium) =>
+        {
+            return Err(Error::sql(
+                "columns of the message itself, such as kafka_offset, are of tables with a PRIMARY KEY, and of those whose rows only come",
+            ));
+        }
+        _ => {}
+    }
+    let raw: Vec<usize> = body.collect();
+    let fits =
+        |at: &usize| matches!(columns.field(*at).data_type(), DataType::Utf8 | DataType::Utf8View | DataType::Binary);
+    if format.is_none() && !matches!(raw.as_slice(), [one] if fits(one)) {
+        return Err(Error::sql("STORED AS RAW has one column for the value, of type VARCHAR or BYTEA")
+            .hint("CREATE STREAM t (value VARCHAR) STORED AS RAW …; kafka_key and its like may stand beside it"));
+    }
+    Ok(())
 }
 
 fn begins_with(columns: &SchemaRef, first: &SchemaRef) -> bool {
@@ -359,6 +464,22 @@ impl Look {
 }
 
 impl Kind {
+    /// What a statement reads.
+    fn of(cmd: &CreateExternalTable, options: &StreamOptions) -> Result<Self> {
+        let topic = Topic::parse(cmd.locations.first().map_or("", String::as_str))?;
+        Ok(match cmd.file_type.as_str() {
+            _ if topic.is_some() => Kind::of_topic(cmd, topic, options)?,
+            "RATE" => Kind::Rate,
+            "NEXMARK" => Kind::nexmark(cmd, options)?,
+            "JSON" | "DEBEZIUM" => Kind::files(cmd, FileFormat::Json, options.lines)?,
+            "CSV" => Kind::files(cmd, FileFormat::Csv, true)?,
+            "PARQUET" => Kind::files(cmd, FileFormat::Parquet, true)?,
+            "ARROW" => Kind::files(cmd, FileFormat::Arrow, true)?,
+            "AVRO" => Kind::files(cmd, FileFormat::Avro, true)?,
+            other => return Err(Error::sql(format!("a stream cannot be STORED AS {other}"))),
+        })
+    }
+
     /// `lines`: a record of text ends with its line.
     fn files(cmd: &CreateExternalTable, format: FileFormat, lines: bool) -> Result<Self> {
         let [one] = cmd.locations.as_slice() else {
@@ -388,6 +509,35 @@ impl Kind {
             Some(path) if single && text && !path.is_dir() => Ok(Kind::Follow { path, format }),
             _ => Ok(Kind::Files { location: Box::new(location), format }),
         }
+    }
+
+    /// The topic that LOCATION names, in a format that messages have.
+    fn of_topic(cmd: &CreateExternalTable, topic: Option<Topic>, options: &StreamOptions) -> Result<Self> {
+        let ([_], Some(topic)) = (cmd.locations.as_slice(), topic) else {
+            return Err(Error::sql("an unbounded table has one LOCATION").hint("make a table of each topic"));
+        };
+        let format = match cmd.file_type.as_str() {
+            "JSON" | "DEBEZIUM" => Some(FileFormat::Json),
+            "CSV" => Some(FileFormat::Csv),
+            "RAW" => None,
+            other => {
+                return Err(Error::sql(format!("a topic cannot be STORED AS {other}"))
+                    .hint("its messages are JSON, CSV, DEBEZIUM or RAW"));
+            }
+        };
+        if !options.lines {
+            return Err(Error::sql("a message is one object: newline_delimited says nothing of it"));
+        }
+        let given = csv_options(&cmd.options);
+        let odd = given.iter().find(|(name, value)| match name.as_str() {
+            "has_header" => value.as_str() != "false",
+            name => ["skip", "comment"].contains(&name),
+        });
+        if let Some((name, _)) = odd {
+            return Err(Error::sql(format!("a message is one record of CSV, and {name} is of files"))
+                .hint("columns are declared, in the order of the fields"));
+        }
+        Ok(Kind::Kafka { topic, format })
     }
 
     /// The kind that OPTIONS name, or the table's name.

@@ -22,13 +22,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{LateRanges, LateRows, Source};
 use crate::change::with_columns;
 use crate::error::Result;
-use crate::offset::OffsetRange;
+use crate::offset::{OffsetRange, PartitionSlice};
 
 /// Opens a source for these columns of its table.
 pub type Open = Arc<dyn Fn(&[usize]) -> Result<Box<dyn Source>> + Send + Sync>;
 
 /// Rows of a generator that are made at a time.
 const PIECE_ROWS: u64 = 256 * 1024;
+/// Offsets of a topic that are read at a time.
+const PIECE_OFFSETS: i64 = 100_000;
 
 /// The rows of a range.
 pub struct TakenTable {
@@ -70,6 +72,25 @@ pub fn pieces(range: &OffsetRange) -> Vec<OffsetRange> {
         OffsetRange::Rows { from, to } => {
             let piece = |from: u64| OffsetRange::Rows { from, to: (from + PIECE_ROWS).min(*to) };
             (*from..*to).step_by(PIECE_ROWS as usize).map(piece).collect()
+        }
+        OffsetRange::Partitions(slices) => {
+            let piece = |slice: &PartitionSlice, from: i64| {
+                let to = slice.to.min(from + PIECE_OFFSETS);
+                OffsetRange::Partitions(vec![PartitionSlice { partition: slice.partition, from, to }])
+            };
+            let cut = |slice: &PartitionSlice| {
+                let starts = (slice.from..slice.to).step_by(PIECE_OFFSETS as usize);
+                starts.map(|from| piece(slice, from)).collect::<Vec<_>>()
+            };
+            slices.iter().flat_map(cut).collect()
+        }
+        OffsetRange::History(range) => {
+            pieces(range).into_iter().map(|piece| OffsetRange::History(Box::new(piece))).collect()
+        }
+        OffsetRange::Behind { history, rest } => {
+            let behind = |rest| OffsetRange::Behind { history: history.clone(), rest: Box::new(rest) };
+            let first = pieces(&OffsetRange::History(history.clone()));
+            first.into_iter().chain(pieces(rest).into_iter().map(behind)).collect()
         }
         OffsetRange::Table => vec![OffsetRange::Table],
     }

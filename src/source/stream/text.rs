@@ -187,7 +187,7 @@ impl TextReader {
     }
 
     /// Reads what can be read of whole records, in parallel.
-    async fn salvage(&self, text: Bytes, columns: Option<CsvColumns>) -> Result<Salvaged> {
+    pub(super) async fn salvage(&self, text: Bytes, columns: Option<CsvColumns>) -> Result<Salvaged> {
         let mut at = 0;
         let tasks = self.decoder.cut(&text, PIECE_BYTES).into_iter().map(|piece| {
             let start = at;
