@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_or_bad() {
-        let all = records(&["{\"a\": 1}\n", "{\n \"a\": 2}", "{\"a\":\n", " ", "{\"a\":3}\n{\"a\":4}"], &Form::Json);
+        let all = records(&["{\"a\": 1}\n", "{\n \"a\": 2}", "{\"a\":\n1", " ", "{\"a\":3}\n{\"a\":4}"], &Form::Json);
         assert_eq!(std::str::from_utf8(&all.text).expect("text"), "{\"a\": 1}\n{  \"a\": 2}\n");
         let bad = all.all.iter().filter(|record| matches!(record.value, Value::Bad(_))).count();
         assert_eq!(bad, 3);
