@@ -466,13 +466,17 @@ fn topic_sink(target: &TopicTarget, columns: SchemaRef, append_only: bool, place
         .note("a PRIMARY KEY of the table makes messages of one key replace each other, without a value where a row is gone")
         .hint("STORED AS DEBEZIUM writes each change as an envelope, OPTIONS ('mode' 'changelog') as a row with op and epoch"));
     }
-    #[cfg(feature = "kafka")]
-    return Ok(Box::new(KafkaSink::new(target.clone(), columns, place)?));
-    #[cfg(not(feature = "kafka"))]
-    {
-        let _ = (columns, place);
-        Err(target.topic.not_built_in())
-    }
+    open_topic(target, columns, place)
+}
+
+#[cfg(feature = "kafka")]
+fn open_topic(target: &TopicTarget, columns: SchemaRef, place: usize) -> Result<Box<dyn Sink>> {
+    Ok(Box::new(KafkaSink::new(target.clone(), columns, place)?))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn open_topic(target: &TopicTarget, _columns: SchemaRef, _place: usize) -> Result<Box<dyn Sink>> {
+    Err(target.topic.not_built_in())
 }
 
 impl FileTarget {
