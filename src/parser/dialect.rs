@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
 };
 use datafusion::sql::sqlparser::dialect::{Dialect, DuckDbDialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 
@@ -117,6 +118,14 @@ impl Dialect for FuseDialect {
     }
 
     fn parse_infix(&self, parser: &mut Parser<'_>, expr: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        if let Some(distinct) = distinct_from(parser) {
+            // The parser would take all that follows, with its AND and OR, for the right side.
+            let whole = |right| {
+                let (left, right) = (Box::new(expr.clone()), Box::new(right));
+                if distinct { Expr::IsDistinctFrom(left, right) } else { Expr::IsNotDistinctFrom(left, right) }
+            };
+            return Some(parser.parse_subexpr(precedence).map(whole));
+        }
         let name = match &parser.peek_token_ref().token {
             Token::Mul if parser.peek_nth_token_ref(1).token == Token::Mul => {
                 parser.advance_token();
@@ -131,6 +140,14 @@ impl Dialect for FuseDialect {
         };
         Some(parser.parse_subexpr(precedence).map(call))
     }
+}
+
+/// Takes `IS DISTINCT FROM` (true) or `IS NOT DISTINCT FROM` (false), if it comes next.
+fn distinct_from(parser: &mut Parser<'_>) -> Option<bool> {
+    if parser.parse_keywords(&[Keyword::IS, Keyword::DISTINCT, Keyword::FROM]) {
+        return Some(true);
+    }
+    parser.parse_keywords(&[Keyword::IS, Keyword::NOT, Keyword::DISTINCT, Keyword::FROM]).then_some(false)
 }
 
 fn is_glob(word: &Word) -> bool {

@@ -9,6 +9,7 @@
 
 mod alias;
 mod ast;
+mod casts;
 mod columns;
 mod limit;
 mod macros;
@@ -212,6 +213,7 @@ impl Rewriter<'_> {
         if self.aliases {
             alias::inline(self, select)?;
         }
+        casts::tell_apart(select);
         Ok(())
     }
 
