@@ -10,9 +10,11 @@
 //! the CRC-32 of what is before it; manifests have that of each Parquet file.
 
 mod log;
+mod pieces;
 mod pipeline;
 mod store;
 
 pub use log::{Commit, Cost, EpochRecord, Logs};
+pub use pieces::Pieces;
 pub use pipeline::{Failure, FoundTable, Identity};
 pub use store::{Checkpoint, Explained, Saved, StateStore, Work};

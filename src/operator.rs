@@ -17,10 +17,13 @@ mod join;
 pub mod keys;
 mod log;
 pub mod multiset;
+mod near;
 mod net;
+mod ordered;
 mod random;
 mod ranking;
 mod recompute;
+mod running;
 mod sessions;
 mod stateless;
 mod temporal;
@@ -44,7 +47,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use tokio::runtime::Handle;
 
 use crate::change::{self, Changes};
-use crate::checkpoint::{Saved, Work};
+use crate::checkpoint::{Pieces, Saved, StateStore, Work};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
@@ -101,8 +104,8 @@ pub trait Operator: Send {
         Ok(Vec::new())
     }
 
-    /// Takes over what all shards had saved, as far as it belongs to this one.
-    fn restore(&mut self, _saved: Vec<Vec<RecordBatch>>, _shard: Shard) -> Result<()> {
+    /// Takes over what was saved of each part, as far as it belongs to this shard.
+    fn restore(&mut self, _saved: Vec<Pieces>, _shard: Shard) -> Result<()> {
         Ok(())
     }
 
@@ -331,23 +334,47 @@ impl Dataflow {
         Ok(all)
     }
 
+    /// True if this is the name of what an operator has saved.
+    pub fn has_part(name: &str) -> bool {
+        name.starts_with("keep")
+    }
+
     /// Takes over what was saved, also if it was by another number of shards.
-    pub fn restore(&mut self, saved: &BTreeMap<String, Vec<RecordBatch>>) -> Result<()> {
+    ///
+    /// # Errors
+    /// What was saved cannot be read, or is of other operators.
+    pub async fn restored(mut self, store: StateStore) -> Result<(Self, StateStore)> {
+        let runtime = Handle::current();
+        // Operators wait for what they ask for.
+        let work = move || self.restore(&store, &runtime).map(|()| (self, store));
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(panic) => Err(Error::query(format!("the state could not be restored: {panic}"))),
+        }
+    }
+
+    fn restore(&mut self, store: &StateStore, runtime: &Handle) -> Result<()> {
         let count = self.shards;
         let of = format!("of{count}");
-        let moved = saved.keys().any(|name| name.contains("-shard") && !name.ends_with(&of));
+        let names: Vec<&str> =
+            store.last().parts.keys().map(String::as_str).filter(|name| Self::has_part(name)).collect();
+        let moved = names.iter().any(|name| !name.ends_with(&of));
         for (at, node) in self.plan.keepers().into_iter().enumerate() {
-            let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
-            for (name, batches) in saved {
-                let part = name.strip_prefix(&format!("keep{at}-part")).and_then(|rest| rest.split('-').next());
-                if let Some(part) = part.and_then(|part| part.parse::<usize>().ok()) {
-                    parts.resize(parts.len().max(part + 1), Vec::new());
-                    parts[part].extend(batches.iter().cloned());
-                }
-            }
-            let operators = self.nodes[node].iter_mut().flat_map(|node| &mut node.shards).enumerate();
-            for (index, operator) in operators.filter(|_| !parts.is_empty()) {
-                operator.restore(parts.clone(), Shard { index, count, moved })?;
+            let parts = names.iter().filter_map(|name| {
+                let (part, shard) = name.strip_prefix(&format!("keep{at}-part"))?.split_once("-shard")?;
+                Some((part.parse::<usize>().ok()?, shard, *name))
+            });
+            let parts: Vec<(usize, &str, &str)> = parts.collect();
+            let Some(last) = parts.iter().map(|(part, _, _)| *part).max() else { continue };
+            for (index, operator) in self.nodes[node].iter_mut().flat_map(|node| &mut node.shards).enumerate() {
+                // What the same shard has saved is all that is its own.
+                let own = format!("{index}{of}");
+                let part = |part: usize| {
+                    let its = parts.iter().filter(|(at, shard, _)| *at == part && (moved || *shard == own));
+                    let its: Vec<Pieces> = its.map(|(_, _, name)| store.pieces(name, runtime)).collect();
+                    Pieces::new(its.into_iter().flatten())
+                };
+                operator.restore((0..=last).map(part).collect(), Shard { index, count, moved })?;
             }
         }
         Ok(())
@@ -437,6 +464,16 @@ fn in_order(node: &Node, grows: bool, state: &SessionState) -> Result<(Box<dyn O
             let exchange = ranking.exchange()?;
             (Box::new(ranking), vec![exchange])
         }
+        Op::Near { window, reach, plan } => {
+            let near = near::Near::new(window, *reach, plan, evict, state)?;
+            let exchange = near.exchange()?;
+            (Box::new(near), vec![exchange])
+        }
+        Op::Running { window, runs } => {
+            let running = running::RunningRows::new(window, runs, evict, state)?;
+            let exchange = running.exchange()?;
+            (Box::new(running), vec![exchange])
+        }
         Op::Sessions { sessions } => {
             let sessions = sessions::Sessions::new(sessions, evict, state)?;
             let exchange = sessions.exchange()?;
@@ -493,16 +530,6 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 exchanges = vec![Exchange::by_row(&plan.nodes[node.inputs[0]].schema)?];
                 Box::new(random::Random::new(calls, *place, Arc::clone(&node.schema))?)
             }
-            Op::Window { .. }
-            | Op::Ranking { .. }
-            | Op::Sessions { .. }
-            | Op::AsOf { .. }
-            | Op::Final { .. }
-            | Op::Temporal { .. } => {
-                let (operator, by) = in_order(node, append_only(0), state)?;
-                exchanges = by;
-                operator
-            }
             Op::Top { .. } | Op::First { .. } | Op::Recompute { .. } if shard > 0 => Box::new(exchange::Idle),
             Op::Top { sort, input, skip, fetch } => {
                 exchanges = vec![Exchange::One];
@@ -521,6 +548,11 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
                 let inputs = node.inputs.iter().map(|input| &plan.nodes[*input]);
                 let inputs = inputs.map(|input| (Arc::clone(&input.schema), input.append_only));
                 Box::new(recompute::Recompute::new(logical, inputs.collect())?)
+            }
+            _ => {
+                let (operator, by) = in_order(node, append_only(0), state)?;
+                exchanges = by;
+                operator
             }
         };
         operators.push(operator);

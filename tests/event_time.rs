@@ -25,7 +25,7 @@ const BASE: i64 = 1_704_067_200 * SECOND;
 const DELAY: i64 = 20;
 
 /// Queries that forget; none is computed anew as a whole. Windows of 10 s.
-const FORGETTING: [&str; 22] = [
+const FORGETTING: [&str; 26] = [
     "SELECT window_start, window_end, k, count(*) AS n, sum(v), min(v), max(v), count(DISTINCT v), median(v) \
      FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds') GROUP BY window_start, window_end, k",
     "SELECT window_end, count(*) FROM HOP(TABLE a, DESCRIPTOR(ts), INTERVAL '5 seconds', INTERVAL '15 seconds') \
@@ -66,6 +66,14 @@ const FORGETTING: [&str; 22] = [
      ASOF JOIN (SELECT ts, sum(v) AS v FROM b GROUP BY ts) b ON a.ts > b.ts",
     "SELECT k, count(*), sum(w) FROM (SELECT a.k, date_bin(INTERVAL '10 seconds', a.ts) AS t, b.v AS w FROM a \
      ASOF JOIN (SELECT k, ts, max(v) AS v FROM b GROUP BY k, ts) b ON a.k = b.k AND a.ts >= b.ts) GROUP BY k, t",
+    "SELECT a.k, a.v, a.ts, b.v AS w, b.ts AS bts FROM a ASOF LEFT JOIN (SELECT k, ts, max(v) AS v FROM b GROUP BY k, ts) b \
+     ON a.k = b.k AND a.ts <= b.ts",
+    "SELECT a.v, a.ts, b.v AS w FROM (SELECT v, ts, count(*) AS n FROM a GROUP BY v, ts) a \
+     ASOF JOIN (SELECT ts, sum(v) AS v FROM b GROUP BY ts) b ON a.ts < b.ts",
+    "SELECT k, v, ts, lag(v) OVER (PARTITION BY window_start ORDER BY ts, v, k) AS l, count(*) OVER (PARTITION BY \
+     window_start ORDER BY ts, v, k) AS n FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds')",
+    "SELECT k, v, ts, max(v) OVER (PARTITION BY window_start, k ORDER BY ts, v ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING) \
+     AS m FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds')",
     "SELECT window_start, names.name, count(*) FROM TUMBLE(TABLE a, DESCRIPTOR(ts), INTERVAL '10 seconds') x \
      LEFT JOIN names ON x.k = names.k GROUP BY window_start, names.name",
 ];
@@ -474,6 +482,54 @@ fn explain_says_what_is_forgotten() {
 }
 
 #[test]
+fn a_view_of_final_rows_has_what_is_over() {
+    let place = Place::new();
+    let view = format!("{STREAM} LOCATION 'in/'; CREATE MATERIALIZED VIEW closed AS {COUNT} EMIT FINAL;");
+    let sql = format!("{view} COPY (SELECT k, sum(n) AS n FROM closed GROUP BY k) TO 'counts.parquet';");
+    std::fs::create_dir(place.path().join("in")).expect("a folder");
+    let explained = place.sql(&format!("{view} EXPLAIN INCREMENTAL SELECT * FROM closed")).data();
+    assert!(explained.contains("Final rows"), "{explained}");
+    let run = || place.run(&["query", "-q", "--once", "--state", "state", "-c", &sql]).data();
+    let read = || place.sql("SELECT k, n FROM 'counts.parquet' ORDER BY k").data();
+    // The watermark is at 16: the first window is over.
+    place.write("in/1.json", line(1, 0) + &line(1, 3) + &line(2, 5) + &line(1, 21));
+    run();
+    assert_eq!(read(), "k,n\n1,2\n2,1\n");
+    place.write("in/2.json", line(2, 22) + &line(1, 40));
+    run();
+    assert_eq!(read(), "k,n\n1,3\n2,2\n");
+    let verified = place.run(&["verify", "--state", "state", "-c", &sql]).data();
+    assert!(verified.contains("equal: 1 statement"), "{verified}");
+}
+
+#[test]
+fn a_join_with_the_next_row_forgets_what_has_met() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("quotes")).expect("a folder");
+    let quotes = STREAM.replace("STREAM s", "STREAM quotes").replace("(k BIGINT", "(k BIGINT, price BIGINT");
+    let sql = format!(
+        "{STREAM} LOCATION 'in/' OPTIONS ('max_files_per_epoch' '1'); \
+         {quotes} LOCATION 'quotes/' OPTIONS ('max_files_per_epoch' '1'); \
+         COPY (SELECT s.k, s.ts, q.price FROM s ASOF JOIN quotes q ON s.k = q.k AND s.ts <= q.ts) TO 'out.parquet';"
+    );
+    for hour in 0..100 {
+        place.write(&format!("in/{hour:03}.json"), (0..5).map(|k| line(k, hour * 3600 + k)).collect::<String>());
+        let priced = |k: i64| line(k, hour * 3600 + 60).replace("}", &format!(",\"price\":{hour}}}"));
+        place.write(&format!("quotes/{hour:03}.json"), (0..5).map(priced).collect::<String>());
+    }
+    place.run(&["query", "-q", "--once", "--state", "state", "-c", &sql]).data();
+    assert_eq!(place.sql("SELECT count(*) AS n, sum(price) AS p FROM 'out.parquet'").data(), "n,p\n500,24750\n");
+    let text = place.run(&["inspect", "state", "--format", "json"]).data();
+    let inspected: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let operators = inspected["operators"].as_array().expect("operators").iter();
+    let joins = operators.filter(|one| one["operator"].as_str().expect("a text").contains("AsOf"));
+    let kept: Vec<u64> = joins.map(|one| one["state_rows"].as_u64().expect("a number")).collect();
+    assert!(kept.len() == 1 && kept[0] <= 40, "{kept:?} rows of 1,000 are kept\n{text}");
+    let verified = place.run(&["verify", "--state", "state", "-c", &sql]).data();
+    assert!(verified.contains("equal: 1 statement"), "{verified}");
+}
+
+#[test]
 fn what_a_watermark_cannot_do_is_said() {
     let place = Place::new();
     std::fs::create_dir(place.path().join("in")).expect("a folder");
@@ -490,6 +546,14 @@ fn what_a_watermark_cannot_do_is_said() {
         (stream("ts TIMESTAMP, WATERMARK FOR ts AS ts", "OPTIONS ('late' 'keep')"), "late is 'drop' or 'dead_letter'"),
         (stream("ts TIMESTAMP, WATERMARK FOR ts AS ts", "OPTIONS ('late' 'dead_letter')"), "wants a folder"),
         (stream("ts TIMESTAMP, WATERMARK FOR ts AS ts", "OPTIONS ('idle_timeout' 'soon')"), "such as '30 s'"),
+        (
+            stream("ts TIMESTAMP, k INT PRIMARY KEY, WATERMARK FOR ts AS ts", ""),
+            "a table whose rows change and go has no watermark",
+        ),
+        (
+            stream("ts TIMESTAMP, k INT, WATERMARK FOR ts AS ts", "OPTIONS ('op_column' 'op')"),
+            "a table whose rows change and go has no watermark",
+        ),
         (
             format!("{STREAM} LOCATION 'in/'; SELECT k, count(*) FROM s GROUP BY k EMIT FINAL"),
             "EMIT FINAL wants windows",

@@ -23,7 +23,7 @@ const VIEWS: &str = "
     CREATE VIEW r AS SELECT * FROM b WHERE NOT EXISTS (SELECT 1 FROM dead WHERE dead.id = b.id);";
 
 /// What is joined, grouped and ranked, over rows that come and go.
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 19] = [
     "SELECT l.id AS x, r.id AS y FROM l JOIN r ON l.k = r.k",
     "SELECT l.id AS x, r.v AS y FROM l LEFT JOIN r ON l.k = r.k AND l.v < r.v",
     "SELECT l.v AS x, r.id AS y FROM l RIGHT JOIN r ON l.v = r.v",
@@ -38,6 +38,11 @@ const QUERIES: [&str; 14] = [
     "SELECT l.k AS x, count(*) AS n, sum(r.v) AS y FROM l JOIN r ON l.k = r.k GROUP BY l.k",
     "SELECT id AS x, row_number() OVER (PARTITION BY k ORDER BY v, id) AS y FROM l QUALIFY y <= 2",
     "SELECT id AS x, sum(v) OVER (ORDER BY v, id) AS y FROM r",
+    "SELECT id AS x, lag(v, 2) OVER (PARTITION BY k ORDER BY v, id) AS y FROM l",
+    "SELECT id AS x, lead(id) OVER (ORDER BY v DESC, id) AS y FROM l",
+    "SELECT id AS x, avg(v) OVER (PARTITION BY k ORDER BY id) AS y FROM l",
+    "SELECT id AS x, lag(v) OVER (ORDER BY id) AS y, row_number() OVER (ORDER BY id) AS n FROM r",
+    "SELECT id AS x, sum(v) OVER (PARTITION BY v % 2 ORDER BY id ROWS BETWEEN 3 PRECEDING AND 1 FOLLOWING) AS y FROM r",
 ];
 
 fn pipeline() -> String {
@@ -87,4 +92,62 @@ fn joins_are_restored_into_other_numbers_of_shards() {
         }
     }
     assert!(!seen.contains(&false), "a query has never shown anything: {seen:?}");
+}
+
+#[test]
+fn windows_over_rows_near_by_follow_the_change() {
+    let place = Place::new();
+    let strategy = |window: &str| {
+        let sql = format!("{STREAMS} EXPLAIN INCREMENTAL SELECT id, {window} FROM a");
+        let found = place.run(&["query", "-q", "--format", "csv", "-c", &sql]).data();
+        let line = found
+            .lines()
+            .find(|line| ["Rows near by", "Rows so far", "WindowAggr"].iter().any(|name| line.contains(name)));
+        line.map(|line| if line.contains(",change,") { "change" } else { "group" }.to_owned()).expect("a window")
+    };
+    assert_eq!(strategy("lag(v) OVER (ORDER BY id)"), "change");
+    assert_eq!(strategy("avg(v) OVER (PARTITION BY k ORDER BY id ROWS BETWEEN 9 PRECEDING AND CURRENT ROW)"), "change");
+    assert_eq!(strategy("avg(v) OVER (PARTITION BY k ORDER BY id RANGE BETWEEN 9 PRECEDING AND CURRENT ROW)"), "group");
+    assert_eq!(strategy("sum(v) OVER (ORDER BY id)"), "change");
+    assert_eq!(strategy("row_number() OVER (PARTITION BY k ORDER BY id)"), "change");
+    assert_eq!(strategy("first_value(v) OVER (PARTITION BY k ORDER BY id)"), "change");
+    assert_eq!(strategy("sum(v) OVER (PARTITION BY k)"), "group");
+    assert_eq!(strategy("ntile(4) OVER (PARTITION BY k ORDER BY id)"), "group");
+    // What slides out of a sum of fractions leaves a trace.
+    assert_eq!(strategy("sum(v / 2.5::DOUBLE) OVER (ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)"), "group");
+}
+
+#[test]
+fn an_epoch_of_one_row_does_not_look_at_its_whole_partition() {
+    let place = Place::new();
+    let line = |id: u64| format!("{{\"id\":{id},\"k\":{},\"v\":{}}}\n", id % 2, id % 97);
+    place.write("a/0.json", (0..100_000).map(line).collect::<String>());
+    let windows = "lag(v, 3) OVER (ORDER BY id) AS l, sum(v) OVER (ORDER BY id) AS s, \
+                   avg(v) OVER (PARTITION BY k ORDER BY id ROWS BETWEEN 5 PRECEDING AND 2 FOLLOWING) AS m";
+    let sql = format!(
+        "CREATE STREAM a (id BIGINT, k BIGINT, v BIGINT) STORED AS JSON LOCATION 'a/' OPTIONS ('max_files_per_epoch' '1'); \
+         COPY (SELECT id, {windows} FROM a) TO 'out/' STORED AS PARQUET OPTIONS ('mode' 'changelog');"
+    );
+    // The microseconds and epochs of the window functions so far.
+    let spent = || {
+        place.run(&["query", "-q", "--once", "--state", "state", "-c", &sql]).data();
+        let text = place.run(&["inspect", "state", "--format", "json"]).data();
+        let inspected: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let operators = inspected["operators"].as_array().expect("operators").iter();
+        let number = |one: &serde_json::Value, name: &str| one[name].as_f64().expect("a number");
+        let windows = operators.filter(|one| one["operator"].as_str().expect("a text").contains("Rows "));
+        let costs = windows.map(|one| (number(one, "epoch_micros") * number(one, "epochs"), number(one, "epochs")));
+        costs.fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    };
+    let (first, operators) = spent();
+    assert_eq!(operators, 3.0, "three operators in one epoch");
+    for at in 0..20 {
+        place.write(&format!("a/{}.json", at + 1), line(100_000 + at));
+    }
+    let (all, epochs) = spent();
+    assert_eq!(epochs, 63.0);
+    let one = (all - first) / 20.0;
+    assert!(one < first / 50.0, "{first} µs for 100,000 rows, {one} µs for one more");
+    let verified = place.run(&["verify", "--state", "state", "-c", &sql]).data();
+    assert!(verified.contains("equal: 1 statement"), "{verified}");
 }

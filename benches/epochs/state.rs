@@ -36,7 +36,7 @@ pub(super) async fn measure(rows: u64) -> Result<()> {
         let place = tempfile::tempdir_in(".")?;
         let folder = || Folder::local(&place.path().join("state"));
         folder()?.settle(&[".", "checkpoints", "state", "tables"])?;
-        let (mut store, _) = StateStore::open(folder()?).await?;
+        let mut store = StateStore::open(folder()?).await?;
         let session = one_thread()?;
         session
             .execute_text(&format!("CREATE STREAM r STORED AS RATE; CREATE STREAM d STORED AS RATE; {query}"))
@@ -61,8 +61,8 @@ pub(super) async fn measure(rows: u64) -> Result<()> {
         let second = store.last().bytes() - first.1;
         drop((dataflow, store));
         let begun = Instant::now();
-        let (_, parts) = StateStore::open(folder()?).await?;
-        Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?.restore(&parts)?;
+        let store = StateStore::open(folder()?).await?;
+        Dataflow::build(Arc::clone(&pipeline.plan), 1, &pipeline.state)?.restored(store).await?;
         println!(
             "{name:<28}{:>9.2}{:>10.1}{:>12.3}{:>13.3}{:>8.2}{:>11.2}",
             first.0,

@@ -16,8 +16,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use super::log::{seal, unseal};
+use super::pieces::Pieces;
 use crate::config::CREATED_BY;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
@@ -119,6 +121,9 @@ pub struct StateStore {
     last: Checkpoint,
 }
 
+/// Rows that are read from a file at a time.
+const READ_ROWS: usize = 32 * 1024;
+
 const MANIFESTS: &str = "checkpoints";
 const STATE: &str = "state";
 const TABLES: &str = "tables";
@@ -128,23 +133,23 @@ fn manifest(epoch: Epoch) -> String {
 }
 
 impl StateStore {
-    /// Opens the store at its newest intact checkpoint; gives the saved batches of each part, segment by segment.
-    pub async fn open(folder: Folder) -> Result<(Self, BTreeMap<String, Vec<RecordBatch>>)> {
+    /// Opens the store at its newest intact checkpoint.
+    pub async fn open(folder: Folder) -> Result<Self> {
         let mut store = Self { folder, last: Checkpoint::default() };
         let mut failure = None;
         let manifests = store.manifests().await?;
         for epoch in manifests.iter().rev() {
-            match store.load(*epoch).await {
-                Ok((checkpoint, parts)) => {
+            match store.intact(*epoch).await {
+                Ok(checkpoint) => {
                     store.last = checkpoint;
-                    return Ok((store, parts));
+                    return Ok(store);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
         match failure {
             Some(error) => Err(error),
-            None => Ok((store, BTreeMap::new())),
+            None => Ok(store),
         }
     }
 
@@ -174,7 +179,7 @@ impl StateStore {
     /// A table at rest as it was.
     pub async fn load_table(&self, name: &str) -> Result<Vec<RecordBatch>> {
         match self.folder.read(&format!("{TABLES}/{name}.parquet")).await? {
-            Some(bytes) => decode(bytes),
+            Some(bytes) => decode(bytes)?.collect(),
             None => Ok(Vec::new()),
         }
     }
@@ -196,27 +201,41 @@ impl StateStore {
         unseal(&bytes, &format!("{}/{name}", self.folder.name()))
     }
 
-    async fn load(&self, epoch: Epoch) -> Result<(Checkpoint, BTreeMap<String, Vec<RecordBatch>>)> {
+    /// A checkpoint, if none of its files is damaged.
+    async fn intact(&self, epoch: Epoch) -> Result<Checkpoint> {
         let checkpoint = self.manifest(epoch).await?;
+        for segment in checkpoint.parts.values().flatten() {
+            read(&self.folder, segment).await?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// The parts of the newest checkpoint whose names are `wanted`, segment by segment.
+    pub async fn parts(&self, wanted: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Vec<RecordBatch>>> {
         let mut parts = BTreeMap::new();
-        for (part, segments) in &checkpoint.parts {
+        for (part, segments) in self.last.parts.iter().filter(|(part, _)| wanted(part)) {
             let mut batches = Vec::new();
             for segment in segments {
-                batches.extend(self.read(segment).await?);
+                batches.extend(decode(read(&self.folder, segment).await?)?.collect::<Result<Vec<_>>>()?);
             }
             parts.insert(part.clone(), batches);
         }
-        Ok((checkpoint, parts))
+        Ok(parts)
     }
 
-    async fn read(&self, segment: &Segment) -> Result<Vec<RecordBatch>> {
-        let name = format!("{STATE}/{}", segment.file);
-        let bytes = self.folder.read(&name).await?.unwrap_or_default();
-        if checksum(&bytes) != segment.crc32 {
-            return Err(Error::query(format!("{}/{name} is damaged or missing", self.folder.name()))
-                .hint("restore it from a backup, or start anew with --fresh: outputs are then written again"));
-        }
-        decode(bytes)
+    /// One part of the newest checkpoint, read as it is asked for, on a thread that may wait.
+    pub fn pieces(&self, part: &str, runtime: &Handle) -> Pieces {
+        let segments = self.last.parts.get(part).cloned().unwrap_or_default();
+        let (folder, runtime) = (self.folder.clone(), runtime.clone());
+        let batches = segments.into_iter().flat_map(move |segment| {
+            let read = runtime.block_on(read(&folder, &segment)).and_then(decode);
+            let (found, error) = match read {
+                Ok(found) => (Some(found), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            found.into_iter().flatten().chain(error)
+        });
+        Pieces::new(batches)
     }
 
     /// Writes a checkpoint of the state after `epoch`. Returns the epoch up to which logs may go.
@@ -271,6 +290,17 @@ impl StateStore {
     }
 }
 
+/// The bytes of a file, if they are those that were written.
+async fn read(folder: &Folder, segment: &Segment) -> Result<Bytes> {
+    let name = format!("{STATE}/{}", segment.file);
+    let bytes = folder.read(&name).await?.unwrap_or_default();
+    if checksum(&bytes) != segment.crc32 {
+        return Err(Error::query(format!("{}/{name} is damaged or missing", folder.name()))
+            .hint("restore it from a backup, or start anew with --fresh: outputs are then written again"));
+    }
+    Ok(bytes)
+}
+
 fn checksum(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
 }
@@ -299,14 +329,16 @@ fn with_rows(batch: &RecordBatch) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(schema, vec![Arc::new(NullArray::new(batch.num_rows()))])?)
 }
 
-fn decode(bytes: Bytes) -> Result<Vec<RecordBatch>> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-    let batches = reader.collect::<Result<Vec<_>, _>>()?;
-    let without_rows = |batch: RecordBatch| match batch.schema().fields().as_ref() {
-        [only] if only.name() == NO_COLUMNS => batch.project(&[]),
-        _ => Ok(batch),
-    };
-    Ok(batches.into_iter().map(without_rows).collect::<Result<_, _>>()?)
+/// The batches of a file, each read when it is asked for.
+fn decode(bytes: Bytes) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(READ_ROWS).build()?;
+    Ok(reader.map(|batch| {
+        let batch = batch?;
+        Ok(match batch.schema().fields().as_ref() {
+            [only] if only.name() == NO_COLUMNS => batch.project(&[])?,
+            _ => batch,
+        })
+    }))
 }
 
 #[cfg(test)]
@@ -326,20 +358,21 @@ mod tests {
         let options = RecordBatchOptions::new().with_row_count(Some(3));
         let rows = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).expect("rows");
         let bytes = encode(&[rows]).expect("encodes").expect("rows");
-        let read = decode(bytes.into()).expect("decodes");
+        let read = decode(bytes.into()).expect("decodes").collect::<Result<Vec<_>>>().expect("batches");
         assert_eq!(read.iter().map(|batch| (batch.num_columns(), batch.num_rows())).collect::<Vec<_>>(), [(0, 3)]);
     }
 
     async fn rows(root: &std::path::Path) -> (Epoch, usize) {
-        let (store, parts) = StateStore::open(Folder::local(root).expect("opens")).await.expect("intact");
+        let store = StateStore::open(Folder::local(root).expect("opens")).await.expect("intact");
+        let parts = store.parts(|_| true).await.expect("intact");
         (store.last().epoch, parts.values().flatten().map(RecordBatch::num_rows).sum())
     }
 
     #[tokio::test]
     async fn the_previous_checkpoint_stands_in_for_a_damaged_one() {
         let root = tempfile::tempdir().expect("folder");
-        let (mut store, none) = StateStore::open(Folder::local(root.path()).expect("opens")).await.expect("empty");
-        assert!(none.is_empty());
+        let mut store = StateStore::open(Folder::local(root.path()).expect("opens")).await.expect("empty");
+        assert!(store.last().parts.is_empty());
         let part = |saved| vec![("0".to_owned(), saved)];
         store.save(10, part(Saved::Whole(vec![batch(&[1, 2])])), Vec::new()).await.expect("saves");
         store.save(20, part(Saved::Added(vec![batch(&[3])])), Vec::new()).await.expect("saves");

@@ -35,7 +35,7 @@ use super::expiry::Expiry;
 use super::keys::evaluate;
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowMatcher, concat, retracted_too_often, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{Eviction, Upkeep};
 use counted::Counted;
@@ -311,46 +311,42 @@ impl Aggregate {
     }
 
     /// Takes back what [`Aggregate::states`] gave, of the groups of this shard.
-    fn restore_groups(&mut self, saved: &RecordBatch, shard: Shard) -> Result<Renumbered> {
-        let shards = saved.column(0).as_primitive::<UInt32Type>();
-        let numbers = saved.column(1).as_primitive::<UInt32Type>();
+    fn restore_groups(&mut self, saved: RecordBatch, shard: Shard) -> Result<Renumbered> {
         let keys = self.by.len();
-        let rows = saved.column(2 + keys).as_primitive::<Int64Type>();
-        let mut last: HashMap<(u32, u32), usize> = HashMap::new();
-        for row in 0..saved.num_rows() {
-            if shard.moved || shards.value(row) == self.shard {
-                last.insert((shards.value(row), numbers.value(row)), row);
+        let places = if shard.moved { last_rows(&saved, keys) } else { last_rows_of_one(&saved, keys) };
+        let chosen = take_rows(&saved, &places.into())?;
+        drop(saved);
+        let (shards, numbers) = (u32s(&chosen, 0), u32s(&chosen, 1));
+        let wanted = (!shard.moved).then(|| numbers.values().to_vec());
+        let given = self.groups.restore(&chosen.columns()[2..2 + keys], chosen.num_rows(), wanted)?;
+        let (chosen, mine, renumbered) = if shard.moved {
+            let hashes = self.groups.hashes(&chosen.columns()[2..2 + keys], chosen.num_rows())?;
+            let mut renumbered = HashMap::new();
+            let mut mine: (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
+            for (at, number) in given.into_iter().enumerate() {
+                // What belongs to another shard is forgotten again.
+                let here = if keys == 0 { shard.index == 0 } else { shard.has(hashes[at]) };
+                if !here {
+                    self.groups.remove(number);
+                    continue;
+                }
+                renumbered.insert((shards.value(at), numbers.value(at)), number);
+                mine.0.push(at as u64);
+                mine.1.push(number);
             }
-        }
-        let mut kept: Vec<((u32, u32), usize)> =
-            last.into_iter().filter(|(_, row)| rows.value(*row) != 0 || keys == 0).collect();
-        kept.sort_unstable();
-        let places = UInt64Array::from_iter_values(kept.iter().map(|(_, row)| *row as u64));
-        let chosen = take_rows(saved, &places)?;
-        let wanted = if shard.moved { None } else { Some(kept.iter().map(|((_, number), _)| *number).collect()) };
-        let numbers = self.groups.restore(&chosen.columns()[2..2 + keys], kept.len(), wanted)?;
-        let hashes = self.groups.hashes(&chosen.columns()[2..2 + keys], kept.len())?;
-        let mut renumbered = Renumbered(HashMap::new());
-        let mut mine: (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
-        for (at, number) in numbers.into_iter().enumerate() {
-            // What belongs to another shard is forgotten again.
-            let here = if keys == 0 { shard.index == 0 } else { shard.has(hashes[at]) };
-            if !here {
-                self.groups.remove(number);
-                continue;
-            }
-            let (key, row) = kept[at];
-            self.groups.rows[number as usize] = rows.value(row);
-            renumbered.0.insert(key, number);
-            mine.0.push(at as u64);
-            mine.1.push(number);
-        }
-        self.note(&mine.1)?;
-        let chosen = take_rows(&chosen, &mine.0.into())?;
+            (take_rows(&chosen, &mine.0.into())?, mine.1, Renumbered::Other(renumbered))
+        } else {
+            let mut there = vec![false; self.groups.numbers()];
+            given.iter().for_each(|number| there[*number as usize] = true);
+            (chosen.clone(), given, Renumbered::Same(there))
+        };
+        let rows = chosen.column(2 + keys).as_primitive::<Int64Type>();
+        mine.iter().zip(rows.values()).for_each(|(number, rows)| self.groups.rows[*number as usize] = *rows);
+        self.note(&mine)?;
         let mut at = 3 + keys;
         for fold in &mut self.folds {
             let width = fold.fields().len();
-            fold.restore_states(&mine.1, self.groups.numbers(), &chosen.columns()[at..at + width])?;
+            fold.restore_states(&mine, self.groups.numbers(), &chosen.columns()[at..at + width])?;
             at += width;
         }
         Ok(renumbered)
@@ -371,12 +367,51 @@ struct Standing {
     results: Vec<ArrayRef>,
 }
 
-struct Renumbered(HashMap<(u32, u32), u32>);
+/// Where groups have gone.
+enum Renumbered {
+    /// They have the numbers that they had; those of them that are there.
+    Same(Vec<bool>),
+    /// By the shard that they were of, and the number that they had there.
+    Other(HashMap<(u32, u32), u32>),
+}
 
 impl Moved for Renumbered {
     fn number(&self, shard: u32, number: u32) -> Option<u32> {
-        self.0.get(&(shard, number)).copied()
+        match self {
+            Renumbered::Same(there) => there.get(number as usize).is_some_and(|there| *there).then_some(number),
+            Renumbered::Other(numbers) => numbers.get(&(shard, number)).copied(),
+        }
     }
+}
+
+fn u32s(rows: &RecordBatch, column: usize) -> &UInt32Array {
+    rows.column(column).as_primitive::<UInt32Type>()
+}
+
+/// The last row of each group that is there, of those that several shards have saved.
+fn last_rows(saved: &RecordBatch, keys: usize) -> Vec<u64> {
+    let (shards, numbers) = (u32s(saved, 0), u32s(saved, 1));
+    let mut last: HashMap<(u32, u32), u64> = HashMap::new();
+    for row in 0..saved.num_rows() {
+        last.insert((shards.value(row), numbers.value(row)), row as u64);
+    }
+    let mut last: Vec<((u32, u32), u64)> = last.into_iter().collect();
+    last.sort_unstable();
+    still_there(saved, keys, last.into_iter().map(|(_, row)| row))
+}
+
+/// The same of one shard: its numbers are places.
+fn last_rows_of_one(saved: &RecordBatch, keys: usize) -> Vec<u64> {
+    let numbers = u32s(saved, 1).values();
+    let mut last = vec![None; numbers.iter().max().map_or(0, |last| *last as usize + 1)];
+    (0_u64..).zip(numbers).for_each(|(row, number)| last[*number as usize] = Some(row));
+    still_there(saved, keys, last.into_iter().flatten())
+}
+
+/// Without the groups that are gone; the one group without keys always is there.
+fn still_there(saved: &RecordBatch, keys: usize, rows: impl Iterator<Item = u64>) -> Vec<u64> {
+    let count = saved.column(2 + keys).as_primitive::<Int64Type>();
+    rows.filter(|row| count.value(*row as usize) != 0 || keys == 0).collect()
 }
 
 /// What keeps each function up to date, and where its results stand among those of all.
@@ -484,15 +519,17 @@ impl Operator for Aggregate {
         Ok(all)
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         let mut parts = saved.into_iter();
-        let rows = concat(&self.saved, &parts.next().unwrap_or_default())?;
+        let batches = parts.next().unwrap_or_default().collect::<Result<Vec<_>>>()?;
+        let rows = concat(&self.saved, &batches)?;
+        drop(batches);
         self.saved_rows = rows.num_rows();
         self.save_whole = shard.moved;
-        let renumbered = self.restore_groups(&rows, shard)?;
+        let renumbered = self.restore_groups(rows, shard)?;
         for fold in &mut self.folds {
             if fold.has_part() {
-                fold.restore(&parts.next().unwrap_or_default(), &renumbered)?;
+                fold.restore(parts.next().unwrap_or_default(), &renumbered)?;
             }
         }
         Ok(())

@@ -2,13 +2,14 @@
 //!
 //! Enters: changes of both sides. Leaves: changes of the left rows, each with the one right row that is nearest in time.
 //! Always holds: the work follows the left rows whose partner may have changed: those between a right row that comes or
-//! goes and the next one. What no later row can reach is forgotten: left rows, and of right rows all but the last.
+//! goes and the next one. What no later row can reach is forgotten: left rows, and right rows, of which the
+//! last one stays where the partner is before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array, new_null_array};
+use arrow::array::{ArrayRef, Int64Array, UInt64Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
@@ -16,10 +17,10 @@ use datafusion::logical_expr::UserDefinedLogicalNodeCore;
 
 use super::exchange::Exchange;
 use super::expiry::Expiry;
-use super::timeline::{Key, Placed, Timeline, time_in};
+use super::timeline::{Entry, Key, Placed, Timeline, time_in};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, nullable, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{AsOfJoin, Eviction};
 
@@ -159,11 +160,18 @@ impl AsOf {
             *last = time.max(*last);
         }
         for (prefix, last) in passed {
-            let rows = self.rights.between(&prefix, (i64::MIN, last));
-            let mut rows: Vec<_> = rows.map(|(key, entry)| (key.clone(), *entry)).collect();
-            // The last one may be the partner of what comes.
-            rows.pop();
-            for (key, entry) in rows {
+            let mut rights = rows_until(&self.rights, &prefix, last);
+            if self.before {
+                // The last one may be the partner of what comes.
+                rights.pop();
+            } else {
+                // A left row that has a partner among them keeps it.
+                let until = if self.or_at { Some(last) } else { last.checked_sub(1) };
+                for (key, entry) in until.map_or(Vec::new(), |until| rows_until(&self.lefts, &prefix, until)) {
+                    self.lefts.remove(key, entry);
+                }
+            }
+            for (key, entry) in rights {
                 self.rights.remove(key, entry);
             }
         }
@@ -201,6 +209,11 @@ impl AsOf {
         let weights = Int64Array::from_iter_values(changed.iter().map(|(_, count)| count.weight));
         Ok(vec![Changes::weighted(with_columns(&self.output, columns, changed.len())?, weights)])
     }
+}
+
+/// The rows of a partition up to a time, and at it.
+fn rows_until(rows: &Timeline, prefix: &[u8], last: i64) -> Vec<(Key, Entry)> {
+    rows.between(prefix, (i64::MIN, last)).map(|(key, entry)| (key.clone(), *entry)).collect()
 }
 
 impl Operator for AsOf {
@@ -243,10 +256,10 @@ impl Operator for AsOf {
         Ok(vec![self.lefts.save()?, self.rights.save()?])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        let part = |at: usize| saved.get(at).map_or(&[][..], Vec::as_slice);
-        self.lefts.restore(part(0), shard)?;
-        self.rights.restore(part(1), shard)?;
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        let mut saved = saved.into_iter();
+        self.lefts.restore(saved.next().unwrap_or_default(), shard)?;
+        self.rights.restore(saved.next().unwrap_or_default(), shard)?;
         let keys = |rows: &Timeline| rows.all().map(|(key, entry)| (key.clone(), entry.time)).collect::<Vec<_>>();
         for (key, time) in keys(&self.lefts) {
             self.note_left(&key, time);

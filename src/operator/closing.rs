@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
@@ -16,7 +16,7 @@ use super::keys::{canonical, hash};
 use super::multiset::{Applied, Matches, Multiset};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, consolidate, nullable, repeat, retracted_too_often};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::{Error, Result};
 use crate::planner::Eviction;
 
@@ -80,8 +80,9 @@ impl Operator for Closing {
         Ok(vec![self.rows.save()?])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        for batch in saved.iter().flatten() {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        for batch in saved.into_iter().flatten() {
+            let batch = &batch?;
             let (change, _) = self.rows.saved_parts(batch)?;
             let columns: Vec<_> = change.rows.columns().iter().map(canonical).collect();
             let keys = self.encoder.encode(&columns, change.len())?;

@@ -24,7 +24,7 @@ use super::keys::{KeyHasher, evaluate_key, nulls};
 use super::multiset::{Applied, BLOCK, Matches, Multiset};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, nullable, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::Eviction;
 
@@ -351,11 +351,13 @@ impl Operator for Exists {
         Ok(saved)
     }
 
-    fn restore(&mut self, mut saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        saved.resize(3, Vec::new());
-        restore_side(&mut self.rows, &self.exprs[self.side], &self.hasher, &saved[0], shard)?;
-        for batch in &saved[1] {
-            let (change, _) = self.tests.saved_parts(batch)?;
+    fn restore(&mut self, mut saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        saved.resize_with(3, Pieces::default);
+        let (tally, tests) = (saved.pop().unwrap_or_default(), saved.pop().unwrap_or_default());
+        let rows = saved.pop().unwrap_or_default();
+        restore_side(&mut self.rows, &self.exprs[self.side], &self.hasher, rows, shard)?;
+        for batch in tests {
+            let (change, _) = self.tests.saved_parts(&batch?)?;
             let hashes = self.hasher.hashes(change.rows.columns(), change.len())?;
             let mine = (0..change.len()).filter(|row| shard.has(hashes[*row])).map(|row| row as u64);
             self.apply_to_tests(&change.take(&UInt64Array::from_iter_values(mine))?, Matches::More(&[]))?;
@@ -364,7 +366,7 @@ impl Operator for Exists {
             self.tests.mark_saved();
         }
         // Each shard has saved the same.
-        if let Some(tally) = saved[2].last() {
+        if let Some(tally) = tally.last().transpose()? {
             let sum = |column: usize| tally.column(column).as_primitive::<Int64Type>().value(0);
             self.tally = Tally { rows: sum(0), nulls: sum(1) };
             self.tally_changed = shard.moved;

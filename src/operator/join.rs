@@ -22,7 +22,7 @@ use super::keys::{KeyHasher, evaluate_key, nulls};
 use super::multiset::Matches;
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, nullable, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::Eviction;
 
@@ -348,8 +348,8 @@ impl Operator for Join {
         self.sides.iter_mut().map(Side::save).collect()
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        for (side, batches) in saved.iter().take(2).enumerate() {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        for (side, batches) in saved.into_iter().take(2).enumerate() {
             restore_side(&mut self.sides[side], &self.exprs[side], &self.hasher, batches, shard)?;
         }
         Ok(())
@@ -386,11 +386,11 @@ pub(super) fn restore_side(
     side: &mut Side,
     exprs: &[Arc<dyn PhysicalExpr>],
     hasher: &KeyHasher,
-    batches: &[RecordBatch],
+    batches: Pieces,
     shard: Shard,
 ) -> Result<()> {
     for batch in batches {
-        let (change, matches) = side.saved_parts(batch)?;
+        let (change, matches) = side.saved_parts(&batch?)?;
         let hashes = hasher.hashes(&evaluate_key(exprs, &change.rows)?, change.len())?;
         let mine: Vec<u64> = (0..change.len()).filter(|row| shard.has(hashes[*row])).map(|row| row as u64).collect();
         let (hashes, matches): (Vec<u64>, Vec<i64>) =

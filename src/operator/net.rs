@@ -16,7 +16,7 @@ use super::keys::{KeyHasher, evaluate_key};
 use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, NetRows, OnMissing, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::{Error, Result};
 
 /// Rows that are saved in one batch.
@@ -108,8 +108,9 @@ impl Operator for Net {
         Ok(vec![saved.of(parts)])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        for batch in saved.iter().flatten() {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        for batch in saved.into_iter().flatten() {
+            let batch = &batch?;
             let change = Changes::from_weight_column(batch)?;
             let hashes = self.hasher.hashes(&evaluate_key(&self.key, &change.rows)?, change.len())?;
             self.rows.restore(&change, |row| shard.has(hashes[row]))?;

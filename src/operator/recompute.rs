@@ -7,13 +7,18 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, concat, consolidate, repeat, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
-use crate::planner::{depends_on_time, placeholder};
+use crate::planner::depends_on_time;
+use crate::planner::placeholder::{self, Prepared};
+
+/// Up to so many rows a plan that was made before is run on one core; for more it is planned anew, for all cores.
+const PREPARED_ROWS: usize = 100_000;
 
 /// How many batches of an input are kept before they become one.
 const BATCHES: usize = 64;
@@ -30,6 +35,9 @@ struct Input {
 /// A plan that is run over everything, whenever something has changed.
 pub(super) struct Recompute {
     plan: LogicalPlan,
+    /// The same, planned; nothing before the first run, and where it cannot be run twice.
+    prepared: Option<Prepared>,
+    repeats: bool,
     schema: SchemaRef,
     inputs: Vec<Input>,
     /// The rows of the last result.
@@ -63,6 +71,8 @@ impl Input {
 
 impl Recompute {
     pub(super) fn new(plan: &LogicalPlan, inputs: Vec<(SchemaRef, bool)>) -> Result<Self> {
+        // Planning makes the time a constant.
+        let timed = depends_on_time(plan)?;
         let inputs = inputs.into_iter().map(|(schema, append_only)| Input {
             schema,
             append_only,
@@ -71,15 +81,41 @@ impl Recompute {
         });
         Ok(Self {
             plan: plan.clone(),
+            prepared: None,
+            repeats: !timed && !is_recursive(plan)?,
             schema: Arc::clone(plan.schema().inner()),
             inputs: inputs.collect(),
             result: Vec::new(),
             result_changed: false,
             has_run: false,
-            timed: depends_on_time(plan)?,
+            timed,
             save_whole: false,
         })
     }
+
+    fn run(&mut self, rows: Vec<Vec<RecordBatch>>, context: &EpochContext) -> Result<Vec<RecordBatch>> {
+        let count: usize = rows.iter().flatten().map(RecordBatch::num_rows).sum();
+        if !self.repeats || count > PREPARED_ROWS {
+            return context.runtime.block_on(placeholder::run(&context.state, &self.plan, rows));
+        }
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => context.runtime.block_on(Prepared::new(&context.state, &self.plan, rows.len()))?,
+        };
+        let batches = context.runtime.block_on(prepared.run(rows))?;
+        self.prepared = Some(prepared);
+        Ok(batches)
+    }
+}
+
+/// True if a part of the plan runs until nothing new comes: DataFusion cannot begin it anew.
+fn is_recursive(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= matches!(node, LogicalPlan::RecursiveQuery(_));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 impl Operator for Recompute {
@@ -92,7 +128,7 @@ impl Operator for Recompute {
             input.add(changes)?;
         }
         let rows = self.inputs.iter().map(Input::rows).collect::<Result<Vec<_>>>()?;
-        let batches = context.runtime.block_on(placeholder::run(&context.state, &self.plan, rows))?;
+        let batches = self.run(rows, context)?;
         let new = batches
             .into_iter()
             .filter(|rows| rows.num_rows() > 0)
@@ -129,15 +165,15 @@ impl Operator for Recompute {
         Ok(saved)
     }
 
-    fn restore(&mut self, mut saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+    fn restore(&mut self, mut saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         if shard.index > 0 {
             return Ok(());
         }
         self.has_run = true;
         self.save_whole = shard.moved;
-        saved.resize(self.inputs.len() + 1, Vec::new());
+        saved.resize_with(self.inputs.len() + 1, Pieces::default);
         let changes =
-            |batches: Vec<RecordBatch>| batches.iter().map(Changes::from_weight_column).collect::<Result<Vec<_>>>();
+            |batches: Pieces| batches.map(|batch| Changes::from_weight_column(&batch?)).collect::<Result<Vec<_>>>();
         self.result = saved.pop().map(changes).transpose()?.unwrap_or_default();
         for (input, batches) in self.inputs.iter_mut().zip(saved) {
             let mut kept = changes(batches)?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::UserDefinedLogicalNodeCore;
@@ -17,7 +17,7 @@ use super::expiry::Expiry;
 use super::timeline::{Entry, Key, Timeline, time_in};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, nullable, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{Eviction, Sessions as Plan};
 
@@ -182,8 +182,8 @@ impl Operator for Sessions {
         Ok(vec![self.rows.save()?])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        self.rows.restore(saved.first().map_or(&[][..], Vec::as_slice), shard)?;
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        self.rows.restore(saved.into_iter().next().unwrap_or_default(), shard)?;
         let mut partitions: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
         for (key, entry) in self.rows.all().filter(|_| self.expiry.is_some()) {
             let time = entry.time as usize;

@@ -17,7 +17,7 @@ use super::keys::{canonical, hash};
 use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, RowEncoder, WEIGHT, retracted_too_often, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::TimeBound;
 
@@ -285,8 +285,9 @@ impl Operator for Temporal {
         Ok(vec![saved.of(vec![batch])])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        for batch in saved.iter().flatten() {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        for batch in saved.into_iter().flatten() {
+            let batch = &batch?;
             let columns = self.schema.fields().len();
             let rows = batch.project(&(0..columns).collect::<Vec<_>>())?;
             let shown = batch.column(columns).as_primitive::<Int64Type>();

@@ -18,7 +18,7 @@ use super::exchange::Exchange;
 use super::keys::{KeyHasher, evaluate, evaluate_key, nulls};
 use super::{Shard, physical};
 use crate::change::{Changes, RowEncoder, nullable, retracted_too_often, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::times::ordered;
 
@@ -229,9 +229,9 @@ impl Timeline {
     }
 
     /// Takes over what was saved, as far as it belongs to this shard.
-    pub(super) fn restore(&mut self, saved: &[RecordBatch], shard: Shard) -> Result<()> {
+    pub(super) fn restore(&mut self, saved: Pieces, shard: Shard) -> Result<()> {
         for batch in saved {
-            let change = Changes::from_weight_column(batch)?;
+            let change = Changes::from_weight_column(&batch?)?;
             let rows = with_columns(&self.schema, change.rows.columns().to_vec(), change.len())?;
             let change = Changes { rows, weights: change.weights };
             let hashes = self.hasher.hashes(&evaluate_key(&self.partition, &change.rows)?, change.len())?;

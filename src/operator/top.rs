@@ -17,7 +17,7 @@ use super::keys::evaluate;
 use super::log::{Log, ToSave};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, RowEncoder, concat, consolidate, retracted_too_often, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 
 /// A row's place in the order: what it is sorted by, then all its columns, as bytes.
@@ -213,11 +213,12 @@ impl Operator for Top {
         Ok(vec![saved.of(vec![Changes::weighted(rows, weights).with_weight_column()?])])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         if shard.index > 0 {
             return Ok(());
         }
-        for batch in saved.iter().flatten() {
+        for batch in saved.into_iter().flatten() {
+            let batch = &batch?;
             let change = Changes::from_weight_column(batch)?;
             self.log.restored(change.len(), shard.moved);
             for (row, (place, columns)) in self.places(&change.rows)?.into_iter().enumerate() {
@@ -265,7 +266,7 @@ impl Operator for Rest {
         self.first.save()
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         self.first.restore(saved, shard)
     }
 
@@ -318,8 +319,9 @@ impl Operator for First {
         Ok(vec![Saved::Whole(vec![with_columns(&Self::schema(), vec![seen], 1)?])])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
-        if let Some(batch) = saved.iter().flatten().last().filter(|_| shard.index == 0) {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
+        if let Some(batch) = saved.into_iter().flatten().last().filter(|_| shard.index == 0) {
+            let batch = batch?;
             self.seen = usize::try_from(batch.column(0).as_primitive::<Int64Type>().value(0)).unwrap_or(0);
             self.changed = shard.moved;
         }

@@ -22,7 +22,7 @@ use super::keys::{KeyHasher, evaluate_key};
 use super::multiset::{Matches, Multiset};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, consolidate, nullable, repeat, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::Eviction;
 use crate::planner::placeholder::Prepared;
@@ -168,9 +168,9 @@ impl Operator for Window {
         Ok(vec![self.results.save()?])
     }
 
-    fn restore(&mut self, saved: Vec<Vec<RecordBatch>>, shard: Shard) -> Result<()> {
+    fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         let batches = saved.into_iter().next().unwrap_or_default();
-        restore_side(&mut self.results, &self.partition, &self.hasher, &batches, shard)
+        restore_side(&mut self.results, &self.partition, &self.hasher, batches, shard)
     }
 
     fn size(&self) -> (usize, usize) {

@@ -7,10 +7,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, TableReference};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{
     Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, Projection, SkipType, Sort, SortExpr, TableScan,
@@ -24,7 +24,7 @@ use super::maintained::Maintained;
 use super::ordered::{self, Ordered, with_limits_at_sorts};
 use super::placeholder::Placeholder;
 use super::sessions::Sessions;
-use super::windows::{self, Rank, RankLimit};
+use super::windows::{self, Looks, Rank, RankLimit};
 use super::{event_time, grouping, random, temporal};
 use crate::change::{OP, hash, nullable};
 use crate::error::{Error, Result};
@@ -266,6 +266,35 @@ impl Builder {
     }
 
     fn window(&mut self, plan: &LogicalPlan, window: &Window, schema: SchemaRef) -> Result<NodeId> {
+        match windows::looks(window)? {
+            Some(Looks::Near(reach)) => {
+                let input = self.node(&window.input)?;
+                let plan = Box::new(windows::of_regions(window)?);
+                return Ok(self.push(
+                    Op::Near { window: Box::new(window.clone()), reach, plan },
+                    vec![input],
+                    schema,
+                    false,
+                ));
+            }
+            Some(Looks::Back(runs)) => {
+                let input = self.node(&window.input)?;
+                return Ok(self.push(
+                    Op::Running { window: Box::new(window.clone()), runs },
+                    vec![input],
+                    schema,
+                    false,
+                ));
+            }
+            Some(Looks::Both(two)) => {
+                let input = Arc::clone(two.schema());
+                let column = |(table, field): (Option<&TableReference>, &FieldRef)| Expr::from((table, field));
+                let exprs = window.schema.iter().map(column).collect();
+                let step = Step::Project { exprs, input, schema: Arc::clone(&schema) };
+                return self.stateless(step, &two, schema);
+            }
+            None => {}
+        }
         let input = self.node(&window.input)?;
         let leaf = Placeholder::leaf(0, Arc::clone(window.input.schema()));
         let op = Op::Window {

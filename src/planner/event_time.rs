@@ -140,8 +140,8 @@ fn of_node(plan: &IncrementalPlan, node: &Node, all: &[Columns]) -> Result<Colum
         }
         Op::Join { join, .. } => of_join(join, [input(0), input(1)], width)?,
         Op::Window { partition, input: schema, .. } => of_partitions(partition, schema, input(0), width),
-        Op::Ranking { window, .. } => {
-            of_partitions(windows::ranked_by(window).0, window.input.schema(), input(0), width)
+        Op::Ranking { window, .. } | Op::Near { window, .. } | Op::Running { window, .. } => {
+            of_partitions(windows::ordered_by(window).0, window.input.schema(), input(0), width)
         }
         Op::Sessions { sessions } => {
             let mut columns = none();
@@ -394,16 +394,16 @@ fn evictions(plan: &IncrementalPlan, at: NodeId, all: &[Columns]) -> Result<Vec<
     match &node.op {
         Op::Aggregate { aggregate } => first(&aggregate.group_expr, aggregate.input.schema()),
         Op::Window { partition, input, .. } => first(partition, input),
-        Op::Ranking { window, .. } => first(windows::ranked_by(window).0, window.input.schema()),
+        Op::Ranking { window, .. } | Op::Near { window, .. } | Op::Running { window, .. } => {
+            first(windows::ordered_by(window).0, window.input.schema())
+        }
         Op::Sessions { sessions } => {
             let found = first(std::slice::from_ref(&sessions.time), sessions.input.schema())?.into_iter();
             // A row that comes joins no session that has ended before it.
             Ok(found.map(|eviction| Eviction { value: ident(END), ..eviction }).collect())
         }
         Op::Final { column, input } => first(&[Expr::Column(input.qualified_field(*column).into())], input),
-        Op::AsOf { asof } if asof.looks_back() => {
-            of_asof(asof, [columns(0), columns(1)], plan.nodes[node.inputs[0]].append_only)
-        }
+        Op::AsOf { asof } => of_asof(asof, [columns(0), columns(1)], plan.nodes[node.inputs[0]].append_only),
         Op::Join { join, .. } if !join.null_aware => {
             let grows = |side: usize| plan.nodes[node.inputs[side]].append_only;
             of_sides(join, [columns(0), columns(1)], [grows(0), grows(1)])
@@ -412,14 +412,17 @@ fn evictions(plan: &IncrementalPlan, at: NodeId, all: &[Columns]) -> Result<Vec<
     }
 }
 
-/// What an ASOF JOIN forgets: left rows that no right row can reach any more; right rows that are before all that comes,
-/// but the last of each key.
+/// What an ASOF JOIN forgets. Where the partner is before: left rows that no right row can reach any more; right rows that
+/// are before all that comes, but the last of each key. Where it is behind: right rows before all that comes, and with
+/// them the left rows before these, which have their partner.
 fn of_asof(asof: &AsOfJoin, inputs: [&Columns; 2], grows: bool) -> Result<Vec<Eviction>> {
     let ([left, right], (time, other)) = (asof.sides(), asof.times());
     let own = of_expr(time, left.schema(), inputs[0])?;
     let Some(theirs) = of_expr(other, right.schema(), inputs[1])? else { return Ok(Vec::new()) };
     let mut evictions = Vec::new();
-    if let Some(own) = if grows { Some(Vec::new()) } else { own.clone() } {
+    if asof.looks_back()
+        && let Some(own) = if grows { Some(Vec::new()) } else { own.clone() }
+    {
         let bound = [theirs.clone(), own].concat();
         evictions.push(Eviction { input: 0, key: 0, value: time.clone(), bound });
     }

@@ -17,7 +17,7 @@ use super::random::Chance;
 use super::sessions::Sessions;
 use super::temporal::TimeBound;
 use super::upkeep;
-use super::windows::{Rank, RankLimit};
+use super::windows::{Rank, RankLimit, Reach, SoFar};
 use crate::change::{OnMissing, hash};
 use crate::checkpoint::{Explained, Work};
 use crate::error::Result;
@@ -172,6 +172,22 @@ pub enum Op {
         /// What it is over.
         input: DFSchemaRef,
     },
+    /// Window functions that look at some rows before and behind a row: only those near a change are computed anew.
+    Near {
+        /// As planned.
+        window: Box<Window>,
+        /// How far they look.
+        reach: Reach,
+        /// Its input is a [`super::placeholder::Placeholder`] with the region and the place of each row.
+        plan: Box<LogicalPlan>,
+    },
+    /// Window functions that look at no row behind a row: those from the first change on are computed anew.
+    Running {
+        /// As planned.
+        window: Box<Window>,
+        /// Its functions.
+        runs: Vec<SoFar>,
+    },
     /// The first rows of each partition.
     Ranking {
         /// As planned.
@@ -280,7 +296,6 @@ impl Op {
             Op::Union => "Union".to_owned(),
             Op::Linear { plan } => plan.display().to_string(),
             Op::Aggregate { aggregate } => {
-                let list = |exprs: &[Expr]| exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 format!("Aggregate by [{}]: {}", list(&aggregate.group_expr), list(&aggregate.aggr_expr))
             }
             Op::Join { join, .. } => {
@@ -302,16 +317,19 @@ impl Op {
                 let which = fetch.map_or_else(|| "All".to_owned(), |fetch| format!("First {fetch}"));
                 format!("{which} behind {skip}")
             }
-            Op::Ranking { window, limit, .. } => {
-                let exprs: Vec<String> = window.window_expr.iter().map(ToString::to_string).collect();
-                format!("First {} by {}", limit.rows, exprs.join(", "))
-            }
+            Op::Ranking { window, limit, .. } => format!("First {} by {}", limit.rows, list(&window.window_expr)),
+            Op::Near { window, .. } => format!("Rows near by: {}", list(&window.window_expr)),
+            Op::Running { window, .. } => format!("Rows so far: {}", list(&window.window_expr)),
             Op::Sessions { sessions } => sessions.to_string(),
             Op::AsOf { asof } => asof.to_string(),
             Op::Final { .. } => "Final rows".to_owned(),
             Op::Window { plan, .. } | Op::Recompute { plan, .. } => plan.display().to_string(),
         }
     }
+}
+
+fn list(exprs: &[Expr]) -> String {
+    exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The text with intervals of a fixed time as SQL writes them.

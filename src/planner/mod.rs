@@ -53,4 +53,4 @@ pub use statement::{Run, plan, query_of_value, value_of};
 pub use temporal::{TimeBound, depends_on_time};
 pub use time_windows::TimeWindows;
 pub use upkeep::{Called, Pair, Sum, Upkeep};
-pub use windows::{Rank, RankLimit, ranked_by};
+pub use windows::{Rank, RankLimit, Reach, SoFar, SoFarKind, ordered_by};

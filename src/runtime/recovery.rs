@@ -42,9 +42,9 @@ impl<'a> Runner<'a> {
         let new = identity(&plan, targets, now)?;
         let identity = known_identity(&folder, new, &evolved_from, &plan, &mut sinks).await?;
         sinks.iter_mut().for_each(|sink| sink.identify(&identity.id));
-        let (store, parts) = StateStore::open(folder.clone()).await?;
-        let mut dataflow = Dataflow::build(Arc::clone(&plan), shards, &state)?;
-        dataflow.restore(&parts)?;
+        let store = StateStore::open(folder.clone()).await?;
+        let parts = store.parts(|name| !Dataflow::has_part(name)).await?;
+        let (mut dataflow, store) = Dataflow::build(Arc::clone(&plan), shards, &state)?.restored(store).await?;
         dataflow.count_from(&store.last().operators.iter().map(|line| line.work.clone()).collect::<Vec<_>>());
         for (at, source) in sources.iter_mut().enumerate() {
             source.restore(parts.get(&format!("source{at}")).cloned().unwrap_or_default())?;

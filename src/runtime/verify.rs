@@ -29,6 +29,7 @@ use crate::clock::{Stopwatch, now_micros};
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::{ENDED, Epoch, OffsetRange};
+use crate::operator::Dataflow;
 use crate::operator::expiry::Horizon;
 use crate::planner::{Bound, EmitFinal, Maintained, Op, SourceNode, Term};
 use crate::source::stream::{LateRanges, NetTable, Open, StreamTable, TakenTable};
@@ -181,7 +182,8 @@ async fn open(pipeline: &mut Pipeline, folder: &Folder) -> Result<Still> {
     let new = super::recovery::identity(&pipeline.plan, pipeline.targets.clone(), now_micros())?;
     known.expect(&new, folder)?;
     pipeline.sinks.iter_mut().for_each(|sink| sink.identify(&known.id));
-    let (store, parts) = StateStore::open(folder.clone()).await?;
+    let store = StateStore::open(folder.clone()).await?;
+    let parts = store.parts(|name| !Dataflow::has_part(name)).await?;
     let (begun, committed) = Logs::new(folder.clone()).read(store.last().epoch).await?;
     if let Some(last) = begun.last().filter(|last| last.epoch > committed.epoch) {
         return Err(Error::query(format!("epoch {} was begun and is not committed", last.epoch))

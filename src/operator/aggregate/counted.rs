@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
 
 use super::function::{Batch, Fold, Function, Moved};
 use super::sums::Sums;
 use super::{GROUP, SHARD};
 use crate::change::{RowEncoder, WEIGHT, retracted_too_often, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::operator::keys::canonical;
 use crate::operator::log::{Log, ToSave};
@@ -254,8 +254,9 @@ impl Fold for Counted {
         Ok(Some(saved.of(vec![rows])))
     }
 
-    fn restore(&mut self, saved: &[RecordBatch], moved: &dyn Moved) -> Result<()> {
+    fn restore(&mut self, saved: Pieces, moved: &dyn Moved) -> Result<()> {
         for batch in saved {
+            let batch = batch?;
             // Groups that have moved are saved as a whole by who asks.
             self.log.restored(batch.num_rows(), false);
             let shards = batch.column(0).as_primitive::<UInt32Type>();

@@ -13,7 +13,7 @@ use datafusion::logical_expr::GroupsAccumulator;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::operator::keys::evaluate;
 use crate::planner::{Called, Upkeep};
@@ -101,7 +101,7 @@ pub(super) trait Fold: Send {
     }
 
     /// Takes that back.
-    fn restore(&mut self, _saved: &[RecordBatch], _moved: &dyn Moved) -> Result<()> {
+    fn restore(&mut self, _saved: Pieces, _moved: &dyn Moved) -> Result<()> {
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use datafusion::logical_expr::EmitTo;
 use super::function::{Batch, Fold, Function, Moved};
 use super::{GROUP, SHARD};
 use crate::change::{Changes, retracted_too_often, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::operator::arrangement::{Side, hash_of_number};
 use crate::operator::chunks::Chunks;
@@ -188,8 +188,9 @@ impl Fold for Rows {
         }))
     }
 
-    fn restore(&mut self, saved: &[RecordBatch], moved: &dyn Moved) -> Result<()> {
+    fn restore(&mut self, saved: Pieces, moved: &dyn Moved) -> Result<()> {
         for batch in saved {
+            let batch = batch?;
             let shards = batch.column(0).as_primitive::<UInt32Type>();
             let groups = batch.column(1).as_primitive::<UInt32Type>();
             let number = |row: usize| Some((row as u64, moved.number(shards.value(row), groups.value(row))?));

@@ -40,7 +40,7 @@ pub(super) async fn probe(
 ) -> Result<()> {
     let tables = tables(&pipeline, &still.store, notes).await?;
     let mut saved = Flow::new(&pipeline, still.store.last().epoch)?;
-    saved.dataflow.restore(&still.parts)?;
+    (saved.dataflow, _) = saved.dataflow.restored(still.store).await?;
     let mut event_time = EventTime::new(&pipeline.plan, 0);
     event_time.restore(&still.parts)?;
     for record in &still.begun {
