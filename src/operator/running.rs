@@ -44,7 +44,7 @@ enum Kind {
     Rank(Rank),
     First,
     Last,
-    Aggregate(AggregateFunctionExpr),
+    Aggregate(Box<AggregateFunctionExpr>),
 }
 
 /// What a function has come to.
@@ -113,7 +113,7 @@ impl Function {
             SoFarKind::Last => Kind::Last,
             SoFarKind::Aggregate(udf) => {
                 let builder = AggregateExprBuilder::new(Arc::clone(udf), args.clone());
-                Kind::Aggregate(builder.schema(Arc::clone(input.inner())).alias(udf.name()).build()?)
+                Kind::Aggregate(Box::new(builder.schema(Arc::clone(input.inner())).alias(udf.name()).build()?))
             }
         };
         let filter = run.filter.as_ref().map(|filter| physical(filter, input, state)).transpose()?;

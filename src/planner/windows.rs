@@ -112,7 +112,7 @@ pub(super) enum Looks {
     /// All rows before.
     Back(Vec<SoFar>),
     /// Some of its functions do the one and some the other: two nodes.
-    Both(LogicalPlan),
+    Both(Box<LogicalPlan>),
 }
 
 /// Functions that look further are taken for such as look at all rows.
@@ -161,7 +161,7 @@ pub(super) fn looks(window: &Window) -> Result<Option<Looks>> {
         return Ok(Some(Looks::Back(runs)));
     }
     let near = LogicalPlan::Window(Window::try_new(near, Arc::clone(&window.input))?);
-    Ok(Some(Looks::Both(LogicalPlan::Window(Window::try_new(back, Arc::new(near))?))))
+    Ok(Some(Looks::Both(Box::new(LogicalPlan::Window(Window::try_new(back, Arc::new(near))?)))))
 }
 
 fn look(function: &WindowFunction, input: &DFSchema) -> Option<Look> {
