@@ -17,6 +17,9 @@ use super::{Source, StreamTable};
 use crate::change::RowEncoder;
 use crate::error::{Error, Result, near_name};
 
+/// Opens the source of one table, of these of its columns.
+type OpenAlone<'a> = dyn Fn(&StreamTable, &[usize]) -> Result<Box<dyn Source>> + 'a;
+
 /// A history, and how it is told where it ends.
 #[derive(Debug)]
 pub(super) struct History {
@@ -117,7 +120,7 @@ impl History {
         table: &StreamTable,
         wanted: &[usize],
         state: &SessionState,
-        open: &dyn Fn(&StreamTable, &[usize]) -> Result<Box<dyn Source>>,
+        open: &OpenAlone<'_>,
     ) -> Result<Box<dyn Source>> {
         let columns = table.columns();
         let read = self.read(wanted, columns, state)?;
