@@ -214,7 +214,7 @@ impl From<io::Error> for Error {
 
 /// A format that STORED AS does not know.
 pub fn unknown_format(name: &str) -> Error {
-    const FORMATS: [&str; 7] = ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO"];
+    const FORMATS: [&str; 9] = ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO", "SQLITE", "POSTGRES"];
     let error = Error::sql(format!("no format named {name}"));
     match near_name(name, FORMATS) {
         Some(near) => error.hint(format!("did you mean {near}?")),

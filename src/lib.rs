@@ -26,6 +26,7 @@ pub mod parser;
 pub mod times;
 
 pub mod checkpoint;
+pub mod database;
 pub mod folder;
 pub mod sink;
 pub mod source;

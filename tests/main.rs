@@ -16,6 +16,7 @@ mod charts;
 mod clauses;
 mod command_line;
 mod csv_reading;
+mod databases;
 mod durability;
 mod epochs;
 mod equivalence;

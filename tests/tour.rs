@@ -15,6 +15,11 @@ fn place_with_data() -> Place {
     place
 }
 
+/// A page over a server, which tests/databases runs.
+fn needs_server(page: &str) -> bool {
+    page.contains("05_postgres")
+}
+
 #[test]
 fn every_page_prints_what_it_did() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -26,6 +31,9 @@ fn every_page_prints_what_it_did() {
             continue;
         }
         let name = page.file_stem().expect("a name").to_string_lossy().into_owned();
+        if needs_server(&name) {
+            continue;
+        }
         let place = place_with_data();
         let page = page.display().to_string();
         let streams = std::fs::read_to_string(&page).expect("the page").contains("\nCREATE STREAM");
@@ -55,6 +63,9 @@ fn every_page_passes_check_in_a_clean_folder() {
     let place = place_with_data();
     for entry in std::fs::read_dir(root.join("sql/tour")).expect("the tour") {
         let page = entry.expect("an entry").path().display().to_string();
+        if needs_server(&page) {
+            continue;
+        }
         let ran = place.run(&["check", &page]);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     }

@@ -49,6 +49,7 @@ pub(super) fn digits(number: u64) -> String {
 
 fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let shown;
     let mut group = Group::with_title(Level::ERROR.primary_title(error.message.clone()));
     if let Some((script, statement)) = place
         && let Some(span) = error.span.or(statement)
@@ -61,7 +62,8 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         };
         let kind = if marked.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
         let range = marked.unwrap_or_else(|| first_line(&script.text, span));
-        let mut snippet = Snippet::source(script.text.as_str()).annotation(kind.span(range));
+        shown = without_passwords(&script.text);
+        let mut snippet = Snippet::source(shown.as_str()).annotation(kind.span(range));
         if !script.name.is_empty() {
             snippet = snippet.path(script.name.as_str());
         }
@@ -74,6 +76,20 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         group = group.element(Level::HELP.message(hint.to_string()));
     }
     renderer.render(&[group])
+}
+
+/// The text with stars for passwords, in URLs and in OPTIONS: as many as they have bytes, so that places stay.
+fn without_passwords(text: &str) -> String {
+    const PASSWORDS: &str = r"(?i)://[^\s:/@']*:(?<url>[^\s'/]*)@|'password'\s+'(?<option>(?:[^']|'')*)'";
+    let Ok(passwords) = regex::Regex::new(PASSWORDS) else { return String::new() };
+    let mut shown = text.to_owned();
+    for found in passwords.captures_iter(text) {
+        let secret = found.name("url").or_else(|| found.name("option"));
+        if let Some(secret) = secret.filter(|secret| !secret.as_str().starts_with("env:")) {
+            shown.replace_range(secret.range(), &"*".repeat(secret.len()));
+        }
+    }
+    shown
 }
 
 /// Where the statement has the word that the error is about; `a|b`: either. Literals count only where the word

@@ -163,6 +163,11 @@ fn set_format(copy: &mut CopyToStatement) -> Result<()> {
     if copy.target.contains(['*', '?']) {
         return Err(Error::sql(format!("'{}' is a pattern, not a file to write", copy.target)));
     }
+    if matches!(format, "SQLITE" | "POSTGRES") {
+        return Err(Error::sql(format!("COPY writes files, and {format} is a database")).hint(format!(
+            "CREATE EXTERNAL TABLE t (column TYPE, …) STORED AS {format} LOCATION … OPTIONS ('table' 't'); INSERT INTO t SELECT …"
+        )));
+    }
     if !matches!(format, "PARQUET" | "CSV" | "JSON" | "ARROW" | "AVRO") {
         return Err(unknown_format(format));
     }

@@ -32,7 +32,7 @@ impl<'a> Runner<'a> {
                 .hint("stop it, or give this one its own folder with --state")
         })?;
         if options.fresh {
-            forget(&folder, &mut sinks, &sources).await?;
+            forget(&folder, &mut sinks, &mut sources).await?;
         }
         folder.settle(&[".", "offsets", "commits", "checkpoints", "state", "tables"])?;
         for (at, source) in sources.iter_mut().enumerate() {
@@ -180,7 +180,7 @@ pub(super) fn identity(plan: &IncrementalPlan, targets: Vec<String>, now_micros:
 }
 
 /// Removes a state, and what its pipeline has written.
-async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &[Box<dyn Source>]) -> Result<()> {
+async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &mut [Box<dyn Source>]) -> Result<()> {
     // A damaged identity cannot say which files are its own: they stay.
     if let Ok(Some(known)) = Identity::read(folder).await {
         for sink in sinks {
@@ -189,6 +189,9 @@ async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &[Box<dyn
         for letters in sources.iter().filter_map(|source| source.dead_letters()) {
             unbury(letters, &known.id).await?;
         }
+    }
+    for (at, source) in sources.iter_mut().enumerate() {
+        source.forget(folder, &format!("source{at}")).await?;
     }
     for part in ["offsets", "commits", "checkpoints", "state", "tables", "spool"] {
         let names = folder.list(part).await?;

@@ -26,6 +26,7 @@ use super::{Outcome, Rows, Session, threads};
 use crate::checkpoint::{Explained, Identity, StateStore};
 use crate::clock::EpochTime;
 use crate::config::OnFullRecompute;
+use crate::database::{Address, Connections};
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::folder::listing_of;
@@ -35,9 +36,11 @@ use crate::planner::{self, EmitFinal, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
 #[cfg(feature = "kafka")]
 use crate::sink::stream::KafkaSink;
-use crate::sink::stream::{AppendSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode};
+use crate::sink::stream::{
+    AppendSink, DatabaseSink, FileEncoding, Mode, Order, ReplaceSink, Sink, SinkOptions, choose_mode,
+};
 use crate::source::stream::{Look, open_source};
-use crate::source::{Location, Stores, TopicTable};
+use crate::source::{DatabaseTable, Location, Stores, TopicTable};
 
 /// A statement that becomes part of a pipeline.
 pub(super) struct Continuous {
@@ -50,6 +53,8 @@ pub(super) struct Continuous {
 enum SinkTarget {
     Files(FileTarget),
     Topic(TopicTarget),
+    /// A table in a database, and the places of the columns of its key.
+    Database(Address, Vec<usize>),
 }
 
 /// Files that a statement writes.
@@ -172,6 +177,9 @@ impl Session {
             return Err(Error::sql(format!("a growing table can only be inserted into {name}")));
         }
         let table = source_as_provider(&dml.target)?;
+        if let Some(table) = table.downcast_ref::<DatabaseTable>() {
+            return Ok(SinkTarget::Database(table.address().clone(), table.key().to_vec()));
+        }
         let sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
         let options = sinks.get(&name).cloned().unwrap_or_default();
         drop(sinks);
@@ -232,7 +240,7 @@ impl Session {
             open(table, &source.columns)
         };
         let sources = plan.sources.iter().map(source).collect::<Result<Vec<_>>>()?;
-        let (mut sinks, mut targets) = (Vec::new(), Vec::new());
+        let (mut sinks, mut targets, connections) = (Vec::new(), Vec::new(), Connections::default());
         for (statement, output) in statements.iter().zip(&plan.outputs) {
             // As optimised: until then, a type that is coerced is not known.
             let columns = Arc::clone(output.columns.inner());
@@ -247,13 +255,16 @@ impl Session {
                     targets.push(target.describe());
                     sinks.push(topic_sink(target, columns, append_only, sinks.len())?);
                 }
+                Some(SinkTarget::Database(address, key)) => {
+                    targets.push(format!("{address:?}"));
+                    sinks.push(database_sink((address, key), &connections, sinks.len(), columns, append_only)?);
+                }
                 None => {
                     targets.push("console".to_owned());
                     sinks.push(console(columns, append_only, order));
                 }
             }
         }
-        let shards = threads(&self.settings());
         let (plan, batch) = (Arc::new(plan), self.context.state());
         let planned = |(Continuous { plan, target }, optimised): (Continuous, LogicalPlan)| -> Result<Planned> {
             // Which rows are final is known of the optimised plan.
@@ -268,7 +279,7 @@ impl Session {
             sinks,
             targets,
             state,
-            shards,
+            shards: threads(&self.settings()),
             time,
             recomputed,
             evolved_from: None,
@@ -424,7 +435,7 @@ impl Continuous {
     fn is_shown_whole(&self) -> bool {
         match &self.target {
             Some(SinkTarget::Files(target)) => !target.folder,
-            Some(SinkTarget::Topic(_)) => false,
+            Some(SinkTarget::Topic(_) | SinkTarget::Database(..)) => false,
             None => true,
         }
     }
@@ -436,8 +447,21 @@ impl SinkTarget {
         match self {
             SinkTarget::Files(target) => target.text,
             SinkTarget::Topic(target) => format!("kafka://{}/{}", target.topic.brokers, target.topic.name),
+            SinkTarget::Database(address, _) => format!("{address:?}"),
         }
     }
+}
+
+/// The sink of a table and its key. `place`: which one of its pipeline it is.
+fn database_sink(
+    (address, key): (&Address, &[usize]),
+    connections: &Connections,
+    place: usize,
+    columns: SchemaRef,
+    append_only: bool,
+) -> Result<Box<dyn Sink>> {
+    let place = u32::try_from(place).unwrap_or(u32::MAX);
+    Ok(Box::new(DatabaseSink::new(address.clone(), connections, place, columns, key.to_vec(), append_only)?))
 }
 
 /// A topic, written as OPTIONS ('mode' …) say.

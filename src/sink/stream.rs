@@ -4,6 +4,7 @@
 //! epoch brings is staged and synced before any sink shows it, and showing it twice is the same as once.
 
 mod append;
+mod database;
 mod encode;
 mod image;
 #[cfg(feature = "kafka")]
@@ -21,6 +22,7 @@ use crate::error::Result;
 use crate::offset::Epoch;
 
 pub use append::AppendSink;
+pub use database::DatabaseSink;
 pub use encode::FileEncoding;
 pub use image::{FOLDER, Image, LINE};
 #[cfg(feature = "kafka")]

@@ -7,6 +7,7 @@ mod arrow_scan;
 mod call;
 mod csv_format;
 mod csv_scan;
+mod database;
 mod diagnose;
 mod file_format;
 mod find_value;
@@ -26,6 +27,7 @@ mod table;
 mod topic;
 
 pub use call::table_for_call;
+pub use database::DatabaseTable;
 pub use diagnose::explain_scan_error;
 pub use location::{DATA_ENDINGS, FileKind, Location};
 pub use rejects::Rejects;

@@ -20,6 +20,8 @@ mod net;
 mod nexmark;
 mod ops;
 mod options;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod records;
 mod spool;
 mod table;
@@ -183,6 +185,11 @@ pub trait Source: Send + Sync {
         Err(Error::query("it does not keep what was taken"))
     }
 
+    /// Removes what it has made outside of the state, for a pipeline that starts anew.
+    async fn forget(&mut self, _state: &Folder, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Where it stands, for a checkpoint.
     fn save(&mut self) -> Result<Saved>;
 
@@ -227,6 +234,12 @@ fn open_alone(
             topic_source(table, topic, *format, columns, dead_letters)
         }
         table::Kind::Rate => Ok(Box::new(generate::Rate::new(schema, options))),
+        #[cfg(feature = "postgres")]
+        table::Kind::Postgres(address) => {
+            let upkeep = table.upkeep().ok_or_else(|| Error::query("a table of a database whose rows only come"))?;
+            let (address, limits) = (address.as_ref().clone(), options.limits);
+            Ok(Box::new(postgres::Postgres::new(address, table.columns(), columns, upkeep, limits)?))
+        }
         table::Kind::Nexmark(kind) => Ok(Box::new(nexmark::Nexmark::new(*kind, schema, options))),
         table::Kind::Files { location, format } => {
             let store = state.runtime_env().object_store(&location.url)?;

@@ -46,6 +46,7 @@ pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Res
     for format in ["DEBEZIUM", "RAW"] {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
     }
+    super::database::register(state);
     for format in FORMATS {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
         if let Some(factory) = state.get_file_format_factory(format) {

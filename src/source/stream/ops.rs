@@ -102,6 +102,12 @@ impl Upkeep {
         Self { says: Says::Nothing, ..self.clone() }
     }
 
+    /// Of a table in a database, which tells each change once.
+    #[cfg(feature = "postgres")]
+    pub(super) fn of_database(key: Vec<usize>) -> Self {
+        Self { says: Says::Nothing, key, on_missing: OnMissing::Fail }
+    }
+
     /// Refuses columns that cannot be those of such a table.
     pub(super) fn check(&self, columns: &SchemaRef, has_watermark: bool) -> Result<()> {
         if has_watermark {

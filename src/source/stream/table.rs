@@ -3,6 +3,9 @@
 //! Enters: CREATE UNBOUNDED EXTERNAL TABLE. Leaves: its columns, inferred from what is there where they are not
 //! declared. Always holds: it cannot be scanned as a table at rest; a pipeline reads it.
 
+#[cfg(feature = "postgres")]
+mod database;
+
 use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
@@ -27,6 +30,8 @@ use super::ops::{Says, Upkeep};
 use super::options::{EventTime, KafkaOptions, Start, StreamOptions, csv_options, plain};
 use crate::change::OnMissing;
 use crate::checkpoint::FoundTable;
+#[cfg(feature = "postgres")]
+use crate::database::Address;
 use crate::error::{Error, Result, near_name, sql_type};
 use crate::format::csv::canonical_option;
 use crate::kafka::{ClientOptions, Topic};
@@ -68,6 +73,9 @@ pub(super) enum Kind {
         topic: Topic,
         format: Option<FileFormat>,
     },
+    /// A table of Postgres, whose changes are followed.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<Address>),
 }
 
 /// What was found of a growing table in what was there.
@@ -357,6 +365,8 @@ impl StreamTable {
                 let rate = self.options.rows_per_second.map_or(String::new(), |rate| format!(" {rate} a second"));
                 format!("NEXMARK {kind:?} of seed {}{rate}", self.options.seed)
             }
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(address) => format!("POSTGRES {address:?} ({columns})"),
             Kind::Files { location, format } => format!("{format:?} '{}' ({columns})", location.url),
             Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
