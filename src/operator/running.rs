@@ -95,6 +95,9 @@ struct Batch<'a> {
 /// A partition, and the first group of equal order that a change is in.
 type Touched = BTreeMap<Key, Key>;
 
+/// Marks, and the rows behind which they stand.
+type Marks = Vec<(Key, Mark)>;
+
 /// The partitions of one shard.
 pub(super) struct RunningRows {
     kept: OrderedRows,
@@ -240,7 +243,7 @@ impl RunningRows {
     }
 
     /// The results of partitions from their first change on, each with this weight; and the marks between.
-    fn results(&self, touched: &Touched, weight: i64) -> Result<(Vec<Changes>, Vec<(Key, Mark)>)> {
+    fn results(&self, touched: &Touched, weight: i64) -> Result<(Vec<Changes>, Marks)> {
         let (mut all, mut marks) = (Vec::new(), Vec::new());
         let partitions: Vec<(&Key, &Key)> = touched.iter().collect();
         let mut stand = (usize::MAX, self.begin(None)?);
@@ -281,7 +284,7 @@ impl RunningRows {
         partitions: &[(&Key, &Key)],
         stand: &mut (usize, Stand),
         weight: i64,
-        (all, marks): (&mut Vec<Changes>, &mut Vec<(Key, Mark)>),
+        (all, marks): (&mut Vec<Changes>, &mut Marks),
     ) -> Result<()> {
         let count = batch.rows.len();
         if count == 0 {

@@ -54,6 +54,9 @@ pub(super) struct Feed {
     parts: BTreeMap<i32, Part>,
     /// Since when nothing was heard of the brokers but errors.
     failing: Option<Stopwatch>,
+    /// An offset is said to be gone, and it has not been seen yet whether it is: a broker that is coming back may be
+    /// the reason.
+    unsure: bool,
 }
 
 impl Tap {
@@ -65,7 +68,7 @@ impl Tap {
         config.set("isolation.level", "read_committed").set("allow.auto.create.topics", "false");
         let consumer = config.create_with_context(Context::default());
         let consumer = consumer.map_err(|error| failed(&self.topic, "read", &error, None))?;
-        Ok(Feed { tap: self.clone(), consumer, parts: BTreeMap::new(), failing: None })
+        Ok(Feed { tap: self.clone(), consumer, parts: BTreeMap::new(), failing: None, unsure: false })
     }
 }
 
@@ -211,6 +214,9 @@ impl Feed {
 
     /// The next record, or that there is none now; its bytes.
     fn poll(&mut self, wait: Duration) -> Result<Option<u64>> {
+        if self.unsure {
+            self.make_sure()?;
+        }
         let polled = match self.consumer.poll(wait) {
             None => None,
             Some(Ok(message)) => {
@@ -245,15 +251,28 @@ impl Feed {
         let gone =
             [RDKafkaErrorCode::AutoOffsetReset, RDKafkaErrorCode::OffsetOutOfRange, RDKafkaErrorCode::LogTruncation];
         if code.is_some_and(|code| gone.contains(&code)) {
-            let bounds = self.look()?;
-            let at: BTreeMap<i32, i64> = self.parts.iter().map(|(partition, part)| (*partition, part.to)).collect();
-            self.expect(&bounds, &at)?;
+            self.unsure = true;
         }
         if !code.is_some_and(may_pass) || matches!(error, KafkaError::MessageConsumptionFatal(_)) {
             return Err(self.failed("read", error));
         }
         let since = *self.failing.get_or_insert_with(Stopwatch::start);
         if since.elapsed() >= PATIENCE { Err(self.failed("read", error)) } else { Ok(()) }
+    }
+
+    /// Goes on where it stood, if what comes there is not gone; while brokers are away that is not known.
+    fn make_sure(&mut self) -> Result<()> {
+        let Some(bounds) = self.look_again()? else { return Ok(()) };
+        let at: BTreeMap<i32, i64> = self.parts.iter().map(|(partition, part)| (*partition, part.to)).collect();
+        self.expect(&bounds, &at)?;
+        let mut list = TopicPartitionList::new();
+        for (partition, at) in at {
+            let added = list.add_partition_offset(&self.tap.topic.name, partition, Offset::Offset(at));
+            added.map_err(|error| self.failed("read", &error))?;
+        }
+        self.consumer.assign(&list).map_err(|error| self.failed("read", &error))?;
+        self.unsure = false;
+        Ok(())
     }
 
     /// Nothing was heard.
