@@ -7,3 +7,65 @@ mod changes;
 mod postgres;
 mod server;
 mod sqlite;
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::Place;
+
+const ROWS: u64 = 20;
+
+/// How many rows the tables of one commit are apart: 0, whoever reads between.
+const TORN: &str = "SELECT (SELECT count(*) FROM ids) - (SELECT sum(n) FROM agg)";
+
+/// A file that comes whole: under a hidden name first, since a folder's files are taken whatever they are called.
+fn input(place: &Place, number: u64) {
+    let rows = (0..ROWS).map(|row| format!("{{\"id\":{},\"f\":{number}}}\n", number * ROWS + row));
+    place.write(&format!("in/.{number:06}"), rows.collect::<String>());
+    let folder = place.path().join("in");
+    std::fs::rename(folder.join(format!(".{number:06}")), folder.join(format!("{number:06}.json"))).expect("renames");
+}
+
+/// Stops the generator, also where an assertion fails: its thread would be waited for without end.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Kills a pipeline again and again while its input grows, each time after `least` milliseconds and up to `more`;
+/// `torn` asks for [`TORN`].
+fn killed(
+    place: &Place,
+    kills: u64,
+    (least, more): (u64, u64),
+    pipeline: impl Fn() -> Command,
+    torn: impl Fn() -> String,
+) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let generator = scope.spawn(|| {
+            let mut number = 1;
+            while !stop.load(Ordering::Relaxed) {
+                input(place, number);
+                number += 1;
+                std::thread::sleep(Duration::from_millis(15));
+            }
+            number
+        });
+        let stopped = Stop(&stop);
+        for kill in 0..kills {
+            let mut child = pipeline().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+            std::thread::sleep(Duration::from_millis(least + kill * 7919 % more));
+            assert!(child.try_wait().expect("asks").is_none(), "it ended by itself");
+            child.kill().expect("kills");
+            child.wait().expect("ends");
+            assert_eq!(torn(), "0\n", "kill {kill}");
+        }
+        drop(stopped);
+        assert!(generator.join().expect("the generator") > kills);
+    });
+}

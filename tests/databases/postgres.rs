@@ -3,14 +3,9 @@
 //! Enters: the program, a server, SIGKILL and failpoints. Leaves: nothing. Always holds: a table holds the answer of a
 //! batch over the same input; the password is seen nowhere.
 
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
 use super::server::{PASSWORD, Server, fuse};
+use super::{TORN, input, killed};
 use crate::support::{Place, Ran};
-
-const ROWS: u64 = 20;
 
 fn statements(server: &Server) -> String {
     format!(
@@ -26,13 +21,6 @@ fn statements(server: &Server) -> String {
         server.table("public.agg"),
         server.table("last"),
     )
-}
-
-fn input(place: &Place, number: u64) {
-    let rows = (0..ROWS).map(|row| format!("{{\"id\":{},\"f\":{number}}}\n", number * ROWS + row));
-    place.write(&format!("in/{number:06}.part"), rows.collect::<String>());
-    let path = place.path().join(format!("in/{number:06}.part"));
-    std::fs::rename(&path, path.with_extension("json")).expect("renames");
 }
 
 fn once(place: &Place, failpoints: &str) -> Ran {
@@ -68,31 +56,8 @@ fn nothing_is_lost_or_doubled_however_often_it_is_killed() {
     place.write("p.sql", statements(&server));
     input(&place, 0);
     once(&place, "").data();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let generator = scope.spawn(|| {
-            let mut number = 1;
-            while !stop.load(Ordering::Relaxed) {
-                input(&place, number);
-                number += 1;
-                std::thread::sleep(Duration::from_millis(15));
-            }
-            number
-        });
-        for kill in 0..kills {
-            let mut command = fuse(&place, &["query", "p.sql", "--trigger", "1ms"]);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-            std::thread::sleep(Duration::from_millis(80 + kill * 7919 % 500));
-            assert!(child.try_wait().expect("asks").is_none(), "it ended by itself");
-            child.kill().expect("kills");
-            child.wait().expect("ends");
-            // Who reads between sees whole epochs: the aggregate is of the rows that are there.
-            let torn = "SELECT (SELECT count(*) FROM ids) - (SELECT sum(n) FROM agg)";
-            assert_eq!(server.run(torn), "0\n", "kill {kill}");
-        }
-        stop.store(true, Ordering::Relaxed);
-        assert!(generator.join().expect("the generator") > kills);
-    });
+    let torn = || server.run(TORN);
+    killed(&place, kills, (80, 500), || fuse(&place, &["query", "p.sql", "--trigger", "1ms"]), torn);
     once(&place, "").data();
     assert_eq!(mistakes(&place, &server), Vec::<String>::new());
 }

@@ -4,13 +4,10 @@
 //! Always holds: a table holds the answer of a batch over the same input.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::process::Command;
 
+use super::{TORN, input, killed};
 use crate::support::{Place, Ran};
-
-const ROWS: u64 = 20;
 
 const SQL: &str = "
     CREATE STREAM ev (id BIGINT, f BIGINT) STORED AS JSON LOCATION 'in/' OPTIONS ('max_files_per_epoch' '2');
@@ -22,13 +19,6 @@ const SQL: &str = "
     INSERT INTO ids SELECT id, f FROM ev;
     INSERT INTO agg SELECT id % 17, count(*), max(id) FROM ev GROUP BY id % 17;
     INSERT INTO last SELECT id, id % 17 FROM ev QUALIFY row_number() OVER (PARTITION BY id % 17 ORDER BY id DESC) = 1;";
-
-fn input(place: &Place, number: u64) {
-    let rows = (0..ROWS).map(|row| format!("{{\"id\":{},\"f\":{number}}}\n", number * ROWS + row));
-    place.write(&format!("in/{number:06}.part"), rows.collect::<String>());
-    let path = place.path().join(format!("in/{number:06}.part"));
-    std::fs::rename(&path, path.with_extension("json")).expect("renames");
-}
 
 fn once(place: &Place, failpoints: &str) -> Ran {
     let mut command = place.command(&["query", "p.sql", "--once", "--quiet"]);
@@ -97,31 +87,8 @@ fn nothing_is_lost_or_doubled_however_often_it_is_killed() {
     place.write("p.sql", SQL);
     input(&place, 0);
     once(&place, "").data();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let generator = scope.spawn(|| {
-            let mut number = 1;
-            while !stop.load(Ordering::Relaxed) {
-                input(&place, number);
-                number += 1;
-                std::thread::sleep(Duration::from_millis(15));
-            }
-            number
-        });
-        for kill in 0..kills {
-            let mut command = place.command(&["query", "p.sql", "--trigger", "1ms"]);
-            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-            std::thread::sleep(Duration::from_millis(60 + kill * 7919 % 400));
-            assert!(child.try_wait().expect("asks").is_none(), "it ended by itself");
-            child.kill().expect("kills");
-            child.wait().expect("ends");
-            // Who reads between sees whole epochs: the aggregate is of the rows that are there.
-            let torn = "SELECT (SELECT count(*) FROM ids) - (SELECT sum(n) FROM agg)";
-            assert_eq!(read(&place, "out.db", torn), "0\n", "kill {kill}");
-        }
-        stop.store(true, Ordering::Relaxed);
-        assert!(generator.join().expect("the generator") > kills);
-    });
+    let torn = || read(&place, "out.db", TORN);
+    killed(&place, kills, (60, 400), || place.command(&["query", "p.sql", "--trigger", "1ms"]), torn);
     once(&place, "").data();
     assert_eq!(mistakes(&place), Vec::<String>::new());
 }
