@@ -15,7 +15,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 pub use net::{DELETE, INSERT, NetRows, OP, OnMissing};
-pub use rows::{Encoded, RowEncoder, RowMatcher, hash};
+pub use rows::{Encoded, RowEncoder, RowMatcher, fold, hash};
 
 /// The column that carries weights in files.
 pub const WEIGHT: &str = "__weight";

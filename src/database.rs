@@ -15,7 +15,7 @@ mod upsert;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -244,4 +244,23 @@ pub(crate) fn literal(text: &str) -> String {
 /// Names as a list in SQL.
 pub(crate) fn name_list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     names.into_iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+}
+
+/// The statement that makes a table, should it not be there; `declared` is the type of a column in SQL.
+pub(crate) fn create_sql(
+    table: &str,
+    columns: &SchemaRef,
+    key: &[usize],
+    declared: impl Fn(&DataType) -> String,
+) -> String {
+    let column = |(at, field): (usize, &FieldRef)| {
+        let not_null = if field.is_nullable() && !key.contains(&at) { "" } else { " NOT NULL" };
+        format!("{} {}{not_null}", quoted(field.name()), declared(field.data_type()))
+    };
+    let mut parts: Vec<String> = columns.fields().iter().enumerate().map(column).collect();
+    if !key.is_empty() {
+        let names = name_list(key.iter().map(|at| columns.field(*at).name()));
+        parts.push(format!("PRIMARY KEY ({names})"));
+    }
+    format!("CREATE TABLE IF NOT EXISTS {table} ({})", parts.join(", "))
 }

@@ -94,7 +94,9 @@ pub fn hash(key: &[u8]) -> u64 {
     fold(state ^ u64::from_le_bytes(rest), 0xE703_7ED1_A0B4_28DB)
 }
 
-fn fold(a: u64, b: u64) -> u64 {
+/// Both in one hash.
+#[inline]
+pub fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }

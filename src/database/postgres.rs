@@ -19,7 +19,7 @@ use futures::{SinkExt, StreamExt, pin_mut};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{Address, Connection, EPOCHS, Found, Query, SinkName, name_list, quoted};
+use super::{Address, Connection, EPOCHS, Found, Query, SinkName, create_sql, name_list, quoted};
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
@@ -214,17 +214,7 @@ impl Connection for Postgres {
     }
 
     async fn create(&mut self, table: &str, columns: &SchemaRef, key: &[usize]) -> Result<()> {
-        let column = |(at, field): (usize, &Arc<Field>)| {
-            let not_null = if field.is_nullable() && !key.contains(&at) { "" } else { " NOT NULL" };
-            format!("{} {}{not_null}", quoted(field.name()), declared(field.data_type()))
-        };
-        let mut parts: Vec<String> = columns.fields().iter().enumerate().map(column).collect();
-        if !key.is_empty() {
-            let names = name_list(key.iter().map(|at| columns.field(*at).name()));
-            parts.push(format!("PRIMARY KEY ({names})"));
-        }
-        let parts = parts.join(", ");
-        self.run(&format!("CREATE TABLE IF NOT EXISTS {} ({parts})", table_sql(table))).await
+        self.run(&create_sql(&table_sql(table), columns, key, declared)).await
     }
 
     async fn begin(&mut self) -> Result<()> {

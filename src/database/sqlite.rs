@@ -18,7 +18,7 @@ use futures::stream::BoxStream;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection as Rusqlite, OpenFlags, OptionalExtension, ToSql, params, params_from_iter};
 
-use super::{Address, Connection, EPOCHS, Found, Query, SinkName, literal, name_list, quoted};
+use super::{Address, Connection, EPOCHS, Found, Query, SinkName, create_sql, literal, name_list, quoted};
 use crate::change::with_columns;
 use crate::error::{Error, Result};
 use crate::format::texts;
@@ -241,16 +241,7 @@ impl Connection for Sqlite {
     }
 
     async fn create(&mut self, table: &str, columns: &SchemaRef, key: &[usize]) -> Result<()> {
-        let column = |(at, field): (usize, &Arc<Field>)| {
-            let not_null = if field.is_nullable() && !key.contains(&at) { "" } else { " NOT NULL" };
-            format!("{} {}{not_null}", quoted(field.name()), declared(field.data_type()))
-        };
-        let mut parts: Vec<String> = columns.fields().iter().enumerate().map(column).collect();
-        if !key.is_empty() {
-            let names = name_list(key.iter().map(|at| columns.field(*at).name()));
-            parts.push(format!("PRIMARY KEY ({names})"));
-        }
-        self.run(&format!("CREATE TABLE IF NOT EXISTS {} ({})", quoted(table), parts.join(", ")))
+        self.run(&create_sql(&quoted(table), columns, key, declared))
     }
 
     async fn begin(&mut self) -> Result<()> {

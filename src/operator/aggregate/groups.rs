@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use hashbrown::{HashSet, HashTable};
 
 use super::packed::{Packing, Row};
-use crate::change::RowMatcher;
+use crate::change::{RowMatcher, fold};
 use crate::error::Result;
 use crate::operator::keys::{KeyHasher, canonical, hash};
 
@@ -202,10 +202,6 @@ impl NewNumbers<'_> {
 /// A hash of one process: that of a [`KeyHasher`] takes longer.
 #[inline]
 fn packed_hash((bits, nulls): Row) -> u64 {
-    let fold = |a: u64, b: u64| {
-        let product = u128::from(a) * u128::from(b);
-        product as u64 ^ (product >> 64) as u64
-    };
     let low = fold(bits as u64 ^ 0x9E37_79B9_7F4A_7C15, 0xA076_1D64_78BD_642F);
     fold(low ^ (bits >> 64) as u64 ^ u64::from(nulls), 0xE703_7ED1_A0B4_28DB)
 }

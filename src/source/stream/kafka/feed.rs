@@ -154,16 +154,23 @@ impl Feed {
             return Ok(());
         }
         let kept = |part: &&Part| !anew && !part.records.is_empty();
-        let mut list = TopicPartitionList::new();
         let mut parts = BTreeMap::new();
         for (partition, at) in wanted {
             let known = self.parts.remove(partition).filter(|part| part.from == *at && kept(&part));
             let part = known.unwrap_or_else(|| Part { from: *at, to: *at, records: Records::default(), ended: false });
-            let added = list.add_partition_offset(&self.tap.topic.name, *partition, Offset::Offset(part.to));
-            added.map_err(|error| self.failed("read", &error))?;
             parts.insert(*partition, Part { ended: false, ..part });
         }
         self.parts = parts;
+        self.assign()
+    }
+
+    /// Has the client read on where each partition stands.
+    fn assign(&self) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        for (partition, part) in &self.parts {
+            let added = list.add_partition_offset(&self.tap.topic.name, *partition, Offset::Offset(part.to));
+            added.map_err(|error| self.failed("read", &error))?;
+        }
         self.consumer.assign(&list).map_err(|error| self.failed("read", &error))
     }
 
@@ -265,12 +272,7 @@ impl Feed {
         let Some(bounds) = self.look_again()? else { return Ok(()) };
         let at: BTreeMap<i32, i64> = self.parts.iter().map(|(partition, part)| (*partition, part.to)).collect();
         self.expect(&bounds, &at)?;
-        let mut list = TopicPartitionList::new();
-        for (partition, at) in at {
-            let added = list.add_partition_offset(&self.tap.topic.name, partition, Offset::Offset(at));
-            added.map_err(|error| self.failed("read", &error))?;
-        }
-        self.consumer.assign(&list).map_err(|error| self.failed("read", &error))?;
+        self.assign()?;
         self.unsure = false;
         Ok(())
     }
