@@ -12,6 +12,7 @@ mod pipeline;
 mod progress;
 mod rows;
 mod settings;
+mod shared;
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;

@@ -33,6 +33,7 @@ mod overflow;
 mod repl;
 mod round_trip;
 mod shards;
+mod shared;
 mod simulation;
 mod slt;
 mod slt_epochs;

@@ -58,7 +58,8 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
         let marked = match error.span {
             Some(span) => Some(range(&script.text, span)),
             None => marked_word(&script.text, span, error.mark.as_ref().map(|mark| mark.0.as_str()))
-                .or_else(|| quoted_text(&script.text, span, &error.message)),
+                .or_else(|| quoted_text(&script.text, span, &error.message))
+                .or_else(|| named_file(&script.text, span, &error.message)),
         };
         let kind = if marked.is_some() { AnnotationKind::Primary } else { AnnotationKind::Visible };
         let range = marked.unwrap_or_else(|| first_line(&script.text, span));
@@ -126,6 +127,20 @@ fn quoted_text(text: &str, statement: Span, message: &str) -> Option<std::ops::R
     let to = from + 1 + message[from + 1..].find('\'')?;
     let at = statement.start + text.get(statement)?.find(&message[from..=to])?;
     Some(at..at + to - from + 1)
+}
+
+/// Where the statement names the file, or its folder, with which the message begins.
+fn named_file(text: &str, statement: Span, message: &str) -> Option<std::ops::Range<usize>> {
+    let statement = offset(text, statement.start)..offset(text, statement.end);
+    let mut at = statement.start;
+    for (place, part) in text.get(statement)?.split('\'').enumerate() {
+        let range = at..at + part.len();
+        at = range.end + 1;
+        if place % 2 == 1 && !part.is_empty() && message.starts_with(part) {
+            return Some(range.start - 1..range.end + 1);
+        }
+    }
+    None
 }
 
 /// The bytes of a whole statement.

@@ -178,16 +178,15 @@ fn known_message(message: &str) -> Option<Error> {
     }
     if let Some(rest) = after("Regular expression did not compile: ") {
         let cause = rest.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
-        return Some(Error::query(format!(
-            "the regular expression cannot be read: {}",
-            cause.unwrap_or("it is too large")
-        )));
+        let error =
+            Error::query(format!("the regular expression cannot be read: {}", cause.unwrap_or("it is too large")));
+        let pattern = rest.lines().nth(1).map_or("", str::trim);
+        return Some(error.mark(format!("'{pattern}'")));
     }
     if let Some(sides) = after("Overflow happened on: ") {
-        return Some(
-            Error::query(format!("the result of {} is too large for its type", tidy(sides)))
-                .hint("CAST an operand to a larger type first: BIGINT, DECIMAL(38, 0) or DOUBLE"),
-        );
+        let error = Error::query(format!("the result of {} is too large for its type", tidy(sides)))
+            .hint("CAST an operand to a larger type first: BIGINT, DECIMAL(38, 0) or DOUBLE");
+        return Some(error.mark(sides.split(' ').nth(1).unwrap_or_default()));
     }
     if message.contains("offset overflow") {
         return Some(
@@ -282,6 +281,31 @@ impl From<datafusion::common::Span> for Span {
     }
 }
 
+/// Words that statements begin with.
+const STATEMENTS: &[&str] = &[
+    "SELECT",
+    "FROM",
+    "WITH",
+    "VALUES",
+    "CREATE",
+    "DROP",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "COPY",
+    "EXPLAIN",
+    "DESCRIBE",
+    "SUMMARIZE",
+    "PIVOT",
+    "UNPIVOT",
+    "SHOW",
+    "SET",
+    "RESET",
+    "PREPARE",
+    "EXECUTE",
+    "DEALLOCATE",
+];
+
 /// A parser's message ends in ` at Line: 3, Column: 14`: that is our span.
 fn from_parser(error: &ParserError) -> Error {
     let message = match error {
@@ -297,7 +321,11 @@ fn from_parser(error: &ParserError) -> Error {
     // The message may have come through a parser twice.
     let place = place.rsplit(" at Line: ").next().unwrap_or(place);
     let mut numbers = place.split(", Column: ").filter_map(|n| n.trim().parse::<usize>().ok());
-    let error = Error::sql(tidy(text));
+    let mut error = Error::sql(tidy(text));
+    if let Some(word) = text.strip_prefix("Expected: an SQL statement, found: ") {
+        error.message = format!("no statement begins with {word}");
+        error.hint = near_name(word, STATEMENTS.iter().copied()).map(|near| format!("did you mean {near}?").into());
+    }
     match (numbers.next(), numbers.next()) {
         (Some(line), Some(column)) => error.at(Span::at(line, column)),
         _ => error,

@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
         "CREATE OR REPLACE replaces it, CREATE … IF NOT EXISTS leaves it",
         "$1",
     ),
-    rule(r"^Field (\S+) not found in struct", "the STRUCT has no field $1", "", "$1"),
+    rule(r"^Field (\S+) not found in struct", "the STRUCT has no field $1", "", "$1|'$1'"),
     rule(
         r"^Cannot access field at argument \d+: type (.+) is not Struct, Map, or Null",
         "$1 has no fields: a STRUCT or a MAP has",
@@ -151,7 +151,52 @@ pub(super) const RULES: &[Rule] = &[
         "compare it with a value",
         "ON",
     ),
-    rule(r"(?s)regex parse error:.*error: ([^\n)]+)", "the regular expression cannot be read: $1", "", ""),
+    rule(
+        r"(?s)regex parse error:\s*\n\s*(\S[^\n]*)\n.*error: ([^\n)]+)",
+        "the regular expression cannot be read: $2",
+        "",
+        "'$1'",
+    ),
+    // Values.
+    rule(
+        r"^Date part '(.+)' not supported",
+        "a date has no part $1",
+        "year, month, day, hour and the like are parts",
+        "$1",
+    ),
+    rule(
+        r#"^Invalid timezone "(.+)": "#,
+        "no time zone named $1",
+        "time zones are named Europe/Berlin or +02:00",
+        "'$1'",
+    ),
+    rule(r"^NTILE requires a positive integer", "ntile makes one part or more", "", "ntile"),
+    rule(r"^field position must not be zero", "split_part counts the parts from 1", "", "split_part"),
+    rule(r"^Failed to decode value using (\w+): (.+)", "decode cannot read the text as $1: $2", "", "decode"),
+    rule(r"^invalid Unicode scalar value: (-?\d+)", "no character has the number $1", "", "chr"),
+    rule(r"^step can't be 0 for function (\w+)", "the step of $1 cannot be 0", "", "$1"),
+    rule(r"^map requires key and value lists", "map takes as many values as keys", "", "map"),
+    rule(r"^named_struct requires an even number", "named_struct takes names and values in turn", "", "named_struct"),
+    rule(
+        r"^(?:Month|Day) value '(-?\d+)' is out of range",
+        "there is no such date: $1 is out of range",
+        "",
+        "make_date",
+    ),
+    rule(
+        r"^array_filter lambda must return boolean, got (.+)",
+        "the condition of filter is true or false, not $1",
+        "",
+        "filter|array_filter|list_filter",
+    ),
+    rule(r"^bar\(\): (.+)", "bar: $1", "", "bar"),
+    rule(r"^Prepared statement '(.+)' does not exist", "no prepared statement named $1", "PREPARE makes one", "$1"),
+    rule(
+        r"^Column '(.+)' is declared as non-nullable but contains null values",
+        "column $1 is NOT NULL, and a row has no value for it",
+        "",
+        "NOT NULL",
+    ),
     // Functions.
     rule(
         r"^Function '(?:make_array)' user-defined coercion failed with.*Failed to unify argument types of make_array: \[(.*)\]",
