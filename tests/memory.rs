@@ -1,7 +1,7 @@
 //! Work that is larger than the memory limit.
 //!
-//! Enters: a sort, an aggregation and a join, each beyond `--memory-limit`. Leaves: nothing. Always holds: they
-//! finish, with the answer that they give without a limit, and leave nothing in the folder for what spills.
+//! Enters: a sort, an aggregation and a join, and pipelines, each beyond `--memory-limit`. Leaves: nothing. Always
+//! holds: they finish, with the answer that they give without a limit, and leave nothing in the folder for what spills.
 
 use crate::support::Place;
 
@@ -67,4 +67,104 @@ fn the_state_of_a_pipeline_spills() {
     let joined = std::fs::read_to_string(place.path().join("joined.csv")).expect("a file");
     assert_eq!(joined, "n,l,v\n200000,462,59999700000\n");
     assert!(!place.files().iter().any(|name| name.starts_with("spill/")), "{:?}", place.files());
+}
+
+/// Rows that come and, some of them, go; of each 1,500 bytes of text are kept.
+const ROWS: &str = "
+    CREATE {stream} a (id BIGINT, k BIGINT, v BIGINT, ts TIMESTAMP) STORED AS JSON LOCATION 'a/' {options};
+    CREATE {stream} gone (id BIGINT) STORED AS JSON LOCATION 'gone/' {options};
+    CREATE VIEW l AS SELECT *, repeat('y', 1500) || id AS s FROM a
+        WHERE NOT EXISTS (SELECT 1 FROM gone WHERE gone.id = a.id);
+    CREATE VIEW r AS SELECT k, ts, max(v) AS v, repeat('z', 1500) || max(id) AS s FROM a WHERE v % 5 > 0 GROUP BY k, ts;";
+
+/// Rows of a file: those of ten are 60 MB of text, and the limit is 40 MB.
+const FILE_ROWS: u64 = 4_000;
+
+fn grow(place: &Place, file: u64) {
+    let row = |id: u64| {
+        let (v, second) = (id * 7919 % 10_007, id * 31 % 40_000);
+        let time = format!("2024-01-01T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+        format!("{{\"id\":{id},\"k\":{},\"v\":{v},\"ts\":\"{time}\"}}\n", id % 13)
+    };
+    let ids = file * FILE_ROWS..(file + 1) * FILE_ROWS;
+    place.write(&format!("a/{file}.json"), ids.clone().map(row).collect::<String>());
+    // Rows of all files so far, and of those to come.
+    let gone = (0..200).map(|at| format!("{{\"id\":{}}}\n", (at * 7 + file) * 37 % (ids.end + FILE_ROWS)));
+    place.write(&format!("gone/{file}.json"), gone.collect::<String>());
+}
+
+/// A pipeline whose state has to go to disk shows what the batch gives, epoch after epoch, and behind a restart.
+#[track_caller]
+fn keeps_on_disk(operator: &str, query: &str) {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("spill")).expect("a folder");
+    let options = "OPTIONS ('max_files_per_epoch' '1')";
+    let stream = ROWS.replace("{stream}", "STREAM").replace("{options}", options);
+    let table = ROWS.replace("{stream}", "EXTERNAL TABLE").replace("{options}", "");
+    let limits = ["--memory-limit", "40MB", "--temp-dir", "spill", "--threads", "2"];
+    let explained = place.run(&["query", "-q", "-c", &format!("{stream} EXPLAIN INCREMENTAL {query}")]).data();
+    assert!(explained.contains(operator), "no {operator}:\n{explained}");
+    let mut files = 0..10;
+    for count in [6, 2, 2] {
+        files.by_ref().take(count).for_each(|file| grow(&place, file));
+        let sql = format!("{stream} COPY ({query}) TO 'shown.csv';");
+        place.run(&[&["query", "--once", "--state", "state", "-q", "-c", &sql], &limits[..]].concat()).data();
+        let batch = place.run(&["query", "-q", "--format", "csv", "-c", &format!("{table} {query}")]).data();
+        let shown = place.read("shown.csv");
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert!(batch.lines().count() > 1 && sorted(&shown) == sorted(&batch), "{query}:\n{shown}\nbatch:\n{batch}");
+        assert!(!place.files().iter().any(|name| name.starts_with("spill/")), "{:?}", place.files());
+    }
+}
+
+#[test]
+fn rankings_go_to_disk() {
+    let query = "SELECT id, k, v, s FROM l QUALIFY row_number() OVER (PARTITION BY k ORDER BY v, id) <= 3";
+    keeps_on_disk("First 3 by", query);
+}
+
+#[test]
+fn windows_over_rows_near_by_go_to_disk() {
+    let query = "SELECT k, count(*) AS n, sum(length(p)) AS l, sum(i * v) AS x FROM (SELECT k, v,
+            lag(s, 2) OVER (PARTITION BY k ORDER BY id) AS p, lead(id) OVER (PARTITION BY k ORDER BY id) AS i FROM l)
+        GROUP BY k";
+    keeps_on_disk("Rows near by", query);
+}
+
+#[test]
+fn windows_over_rows_so_far_go_to_disk() {
+    let query = "SELECT k, count(*) AS n, sum(length(p)) AS l, sum(x % 1009) AS x FROM (SELECT k,
+            first_value(s) OVER (PARTITION BY k ORDER BY v, id) AS p, sum(v) OVER (PARTITION BY k ORDER BY v, id) AS x FROM l)
+        GROUP BY k";
+    keeps_on_disk("Rows so far", query);
+}
+
+#[test]
+fn sessions_go_to_disk() {
+    let query = "SELECT k, window_start, count(*) AS n, sum(length(s)) AS l, sum(id) AS x
+        FROM SESSION(TABLE l PARTITION BY k, DESCRIPTOR(ts), INTERVAL '20 seconds') GROUP BY k, window_start, window_end";
+    keeps_on_disk("Sessions of", query);
+}
+
+#[test]
+fn both_sides_of_an_asof_join_go_to_disk() {
+    let query = "SELECT l.k, count(*) AS n, sum(length(l.s) + length(r.s)) AS l, sum(l.id * r.v) AS x
+        FROM l ASOF JOIN r ON l.k = r.k AND l.ts > r.ts GROUP BY l.k";
+    keeps_on_disk("AsOf", query);
+}
+
+#[test]
+fn the_rows_of_a_limit_go_to_disk() {
+    keeps_on_disk("Top 50 behind", "SELECT id, v, s FROM l ORDER BY v, id LIMIT 50");
+}
+
+#[test]
+fn the_rows_of_an_offset_go_to_disk() {
+    let query =
+        "SELECT count(*) AS n, sum(id) AS x, sum(length(s)) AS l FROM (SELECT * FROM l ORDER BY v, id OFFSET 20000)";
+    keeps_on_disk("All behind 20000", query);
 }

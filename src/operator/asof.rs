@@ -3,7 +3,8 @@
 //! Enters: changes of both sides. Leaves: changes of the left rows, each with the one right row that is nearest in time.
 //! Always holds: the work follows the left rows whose partner may have changed: those between a right row that comes or
 //! goes and the next one. What no later row can reach is forgotten: left rows, and right rows, of which the
-//! last one stays where the partner is before.
+//! last one stays where the partner is before. Rows go to disk where they do not fit into memory; when which of them can
+//! be forgotten stays there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -13,11 +14,13 @@ use arrow::array::{ArrayRef, Int64Array, UInt64Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::UserDefinedLogicalNodeCore;
 
 use super::exchange::Exchange;
 use super::expiry::Expiry;
-use super::timeline::{Entry, Key, Placed, Timeline, time_in};
+use super::pages::{Entry, Key};
+use super::timeline::{Placed, Timeline, time_in};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, nullable, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -27,10 +30,10 @@ use crate::planner::{AsOfJoin, Eviction};
 /// A left row, and the right one that is its partner.
 type Pair = (Key, Option<Key>);
 
-/// Where in the keys of a pair the times begin, and how often it is there.
+/// Where in the keys of a pair the rows begin, and how often it is there.
 #[derive(Debug, Clone, Copy)]
 struct Count {
-    time: u32,
+    row: u32,
     weight: i64,
 }
 
@@ -81,40 +84,44 @@ impl AsOf {
         Ok(vec![self.lefts.exchange()?, self.rights.exchange()?])
     }
 
-    fn partner(&self, key: &Key, time: u32) -> Option<Key> {
+    fn partner(&self, key: &Key, time: u32) -> Result<Option<Key>> {
         let prefix = &key[..time as usize];
         let time = time_in(key, prefix.len());
         let found = if self.before {
-            self.rights.last(prefix, time, self.or_at)
+            self.rights.last(prefix, time, self.or_at)?
         } else {
-            self.rights.first(prefix, time, self.or_at)
+            self.rights.first(prefix, time, self.or_at)?
         };
-        found.cloned()
+        Ok(found.cloned())
     }
 
     /// The left rows whose partner may be another one once right rows of these times have come or gone.
-    fn reached(&self, prefix: &Key, times: &BTreeSet<i64>, reached: &mut BTreeSet<Key>) {
+    fn reached(&self, prefix: &Key, times: &BTreeSet<i64>, reached: &mut BTreeSet<Key>) -> Result<()> {
         let time_of = |key: &Key| time_in(key, prefix.len());
         for time in times {
             let span = if self.before {
-                let next = self.rights.first(prefix, *time, false).map(time_of);
+                let next = self.rights.first(prefix, *time, false)?.map(time_of);
                 let changed = times.range((Bound::Excluded(*time), Bound::Unbounded)).next().copied();
                 (*time, next.into_iter().chain(changed).min().unwrap_or(i64::MAX))
             } else {
-                let last = self.rights.last(prefix, *time, false).map(time_of);
+                let last = self.rights.last(prefix, *time, false)?.map(time_of);
                 let changed = times.range(..time).next_back().copied();
                 (last.into_iter().chain(changed).max().unwrap_or(i64::MIN), *time)
             };
-            reached.extend(self.lefts.between(prefix, span).map(|(key, _)| key.clone()));
+            for row in self.lefts.between(prefix, span) {
+                reached.insert(row?.0.clone());
+            }
         }
+        Ok(())
     }
 
-    fn count(&self, keys: &BTreeSet<Key>, sign: i64, difference: &mut BTreeMap<Pair, Count>) {
+    fn count(&self, keys: &BTreeSet<Key>, sign: i64, difference: &mut BTreeMap<Pair, Count>) -> Result<()> {
         for key in keys {
-            let Some(entry) = self.lefts.get(key) else { continue };
-            let pair = (key.clone(), self.partner(key, entry.time));
-            difference.entry(pair).or_insert(Count { time: entry.time, weight: 0 }).weight += sign * entry.weight;
+            let Some(entry) = self.lefts.get(key)? else { continue };
+            let pair = (key.clone(), self.partner(key, entry.order)?);
+            difference.entry(pair).or_insert(Count { row: entry.row, weight: 0 }).weight += sign * entry.weight;
         }
+        Ok(())
     }
 
     /// Takes the changes of the left side in that have a key; others meet nothing.
@@ -126,7 +133,7 @@ impl AsOf {
                     rows.push(row);
                     continue;
                 }
-                let count = difference.entry((row.key, None)).or_insert(Count { time: row.entry.time, weight: 0 });
+                let count = difference.entry((row.key, None)).or_insert(Count { row: row.entry.row, weight: 0 });
                 count.weight += row.entry.weight;
             }
         }
@@ -148,8 +155,8 @@ impl AsOf {
     fn forget(&mut self, context: &EpochContext) -> Result<()> {
         if let Some(expiry) = &mut self.left_expiry {
             for (_, key) in expiry.over(context)? {
-                if let Some(entry) = self.lefts.get(&key).copied() {
-                    self.lefts.remove(key, entry);
+                if let Some(entry) = self.lefts.get(&key)? {
+                    self.lefts.remove(key, entry)?;
                 }
             }
         }
@@ -160,19 +167,20 @@ impl AsOf {
             *last = time.max(*last);
         }
         for (prefix, last) in passed {
-            let mut rights = rows_until(&self.rights, &prefix, last);
+            let mut rights = rows_until(&self.rights, &prefix, last)?;
             if self.before {
                 // The last one may be the partner of what comes.
                 rights.pop();
             } else {
                 // A left row that has a partner among them keeps it.
                 let until = if self.or_at { Some(last) } else { last.checked_sub(1) };
-                for (key, entry) in until.map_or(Vec::new(), |until| rows_until(&self.lefts, &prefix, until)) {
-                    self.lefts.remove(key, entry);
+                let lefts = until.map(|until| rows_until(&self.lefts, &prefix, until)).transpose()?;
+                for (key, entry) in lefts.unwrap_or_default() {
+                    self.lefts.remove(key, entry)?;
                 }
             }
             for (key, entry) in rights {
-                self.rights.remove(key, entry);
+                self.rights.remove(key, entry)?;
             }
         }
         Ok(())
@@ -184,9 +192,9 @@ impl AsOf {
         if changed.is_empty() {
             return Ok(Vec::new());
         }
-        let mut columns = self.lefts.decode(changed.iter().map(|((key, _), count)| (key, count.time)))?;
+        let mut columns = self.lefts.decode(changed.iter().map(|((key, _), count)| (key, count.row)))?;
         // Both keys begin with the same partition.
-        let partners = changed.iter().filter_map(|((_, partner), count)| Some((partner.as_ref()?, count.time)));
+        let partners = changed.iter().filter_map(|((_, partner), count)| Some((partner.as_ref()?, count.row)));
         let found = self.rights.decode(partners)?;
         let mut next = 0;
         let places: UInt64Array = changed
@@ -212,8 +220,8 @@ impl AsOf {
 }
 
 /// The rows of a partition up to a time, and at it.
-fn rows_until(rows: &Timeline, prefix: &[u8], last: i64) -> Vec<(Key, Entry)> {
-    rows.between(prefix, (i64::MIN, last)).map(|(key, entry)| (key.clone(), *entry)).collect()
+fn rows_until(rows: &Timeline, prefix: &[u8], last: i64) -> Result<Vec<(Key, Entry)>> {
+    rows.between(prefix, (i64::MIN, last)).map(|row| row.map(|(key, entry)| (key.clone(), *entry))).collect()
 }
 
 impl Operator for AsOf {
@@ -229,25 +237,27 @@ impl Operator for AsOf {
         }
         let mut turned: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
         for row in &rights {
-            let time = row.entry.time as usize;
+            let time = row.entry.order as usize;
             turned.entry(row.key[..time].into()).or_default().insert(time_in(&row.key, time));
         }
         let mut reached: BTreeSet<Key> = lefts.iter().map(|row| row.key.clone()).collect();
-        turned.iter().for_each(|(prefix, times)| self.reached(prefix, times, &mut reached));
-        self.count(&reached, -1, &mut difference);
+        for (prefix, times) in &turned {
+            self.reached(prefix, times, &mut reached)?;
+        }
+        self.count(&reached, -1, &mut difference)?;
         for row in &rights {
-            if self.rights.get(&row.key).is_none() {
-                self.note_right(&row.key, row.entry.time);
+            if self.rights.get(&row.key)?.is_none() {
+                self.note_right(&row.key, row.entry.order);
             }
         }
         for row in &lefts {
-            if self.lefts.get(&row.key).is_none() {
-                self.note_left(&row.key, row.entry.time);
+            if self.lefts.get(&row.key)?.is_none() {
+                self.note_left(&row.key, row.entry.order);
             }
         }
         self.rights.add_all(rights)?;
         self.lefts.add_all(lefts)?;
-        self.count(&reached, 1, &mut difference);
+        self.count(&reached, 1, &mut difference)?;
         self.forget(context)?;
         self.output(difference)
     }
@@ -260,11 +270,14 @@ impl Operator for AsOf {
         let mut saved = saved.into_iter();
         self.lefts.restore(saved.next().unwrap_or_default(), shard)?;
         self.rights.restore(saved.next().unwrap_or_default(), shard)?;
-        let keys = |rows: &Timeline| rows.all().map(|(key, entry)| (key.clone(), entry.time)).collect::<Vec<_>>();
-        for (key, time) in keys(&self.lefts) {
+        let keys = |rows: &Timeline, forgets: bool| -> Result<Vec<(Key, u32)>> {
+            let all = forgets.then(|| rows.all()).into_iter().flatten();
+            all.map(|row| row.map(|(key, entry)| (key.clone(), entry.order))).collect()
+        };
+        for (key, time) in keys(&self.lefts, self.left_expiry.is_some())? {
             self.note_left(&key, time);
         }
-        for (key, time) in keys(&self.rights) {
+        for (key, time) in keys(&self.rights, self.right_expiry.is_some())? {
             self.note_right(&key, time);
         }
         Ok(())
@@ -272,6 +285,12 @@ impl Operator for AsOf {
 
     fn size(&self) -> (usize, usize) {
         let expiry = [&self.left_expiry, &self.right_expiry].into_iter().flatten().map(Expiry::bytes).sum::<usize>();
-        (self.lefts.len() + self.rights.len(), self.lefts.bytes() + self.rights.bytes() + expiry)
+        let (lefts, rights) = (self.lefts.size(), self.rights.size());
+        (lefts.0 + rights.0, lefts.1 + rights.1 + expiry)
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let freed = self.lefts.spill(bytes, disk)?;
+        Ok(freed + self.rights.spill(bytes.saturating_sub(freed), disk)?)
     }
 }

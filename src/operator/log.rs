@@ -5,6 +5,7 @@
 //! is, however often it changes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use arrow::record_batch::RecordBatch;
 
@@ -54,20 +55,21 @@ impl<K: Ord, V> Log<K, V> {
         self.changed.insert(key, value);
     }
 
-    /// A key changes for the first time since the last checkpoint, or again; what was said of it first stays.
-    pub(super) fn set_first(&mut self, key: &K, value: V)
-    where
-        K: Clone,
-    {
-        if !self.changed.contains_key(key) {
-            self.changed.insert(key.clone(), value);
-        }
-    }
-
-    /// Forgets a key of which this holds: it is as it was at the last checkpoint.
-    pub(super) fn forget_if(&mut self, key: &K, same: impl Fn(&V) -> bool) {
-        if self.changed.get(key).is_some_and(same) {
-            self.changed.remove(key);
+    /// A key has changed: from what was said of it so far comes what is said now. Nothing: it is as at the last
+    /// checkpoint, and is forgotten.
+    pub(super) fn update(&mut self, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
+        match self.changed.entry(key) {
+            Entry::Occupied(mut known) => match change(Some(known.get())) {
+                Some(value) => {
+                    known.insert(value);
+                }
+                None => {
+                    known.remove();
+                }
+            },
+            Entry::Vacant(new) => {
+                change(None).map(|value| new.insert(value));
+            }
         }
     }
 
@@ -119,13 +121,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_first_stays_if_it_should() {
-        let mut log: Log<u32, &str> = Log::default();
-        log.set_first(&1, "a");
-        log.set_first(&1, "b");
-        log.set(2, "a");
-        log.set(2, "b");
+    fn what_is_as_it_was_is_forgotten() {
+        let mut log: Log<u32, i64> = Log::default();
+        let mut add = |key: u32, more: i64| {
+            log.update(key, |known| Some(known.copied().unwrap_or(0) + more).filter(|sum| *sum != 0));
+        };
+        [(1, 2), (2, 5), (1, 1), (2, -5), (3, 0)].into_iter().for_each(|(key, more)| add(key, more));
+        log.set(4, 7);
+        log.set(4, 8);
         let ToSave::Changed(changed) = log.take(10, false) else { panic!("nothing has changed") };
-        assert_eq!(changed.into_iter().collect::<Vec<_>>(), [(1, "a"), (2, "b")]);
+        assert_eq!(changed.into_iter().collect::<Vec<_>>(), [(1, 3), (4, 8)]);
     }
 }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{LogicalPlan, Window as Plan};
 
 use super::exchange::Exchange;
-use super::ordered::{Entry, Key, OrderedRows};
+use super::ordered::OrderedRows;
+use super::pages::{Entry, Key};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, consolidate, nullable, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -87,23 +89,25 @@ impl Near {
     }
 
     /// The rows whose results changes of these may touch, as they are now.
-    fn touched(&self, keys: &BTreeMap<&Key, u32>) -> Vec<Region> {
+    fn touched(&self, keys: &BTreeMap<&Key, u32>) -> Result<Vec<Region>> {
         let mut regions = Vec::new();
         let mut keys = keys.iter().map(|(key, order)| (*key, *order)).peekable();
         while let Some((first, order)) = keys.next() {
             let partition: Key = first[..order as usize].into();
             let (mut from, mut to) = (first.clone(), first.clone());
             let mut left = self.reach.after;
-            for (before, entry) in self.kept.before(first, &partition) {
+            for row in self.kept.before(first, &partition) {
                 if left == 0 {
                     break;
                 }
+                let (before, entry) = row?;
                 left = left.saturating_sub(copies(entry));
                 from = before.clone();
             }
             // What the region reaches is part of it, and begins it anew.
             let mut left = self.reach.before;
-            for (behind, entry) in self.kept.from(first, &partition) {
+            for row in self.kept.from(first, &partition) {
+                let (behind, entry) = row?;
                 while keys.next_if(|(key, _)| key <= &behind && key.starts_with(&partition)).is_some() {
                     left = self.reach.before.saturating_add(copies(entry));
                 }
@@ -117,26 +121,27 @@ impl Near {
             }
             regions.push(Region { from, to, partition });
         }
-        regions
+        Ok(regions)
     }
 
     /// The rows of regions, and those that their results need.
-    fn gather(&self, regions: &[Region]) -> Gathered<'_> {
+    fn gather(&self, regions: &[Region]) -> Result<Gathered<'_>> {
         let mut all = Gathered::default();
         for (at, region) in regions.iter().enumerate() {
             let (mut before, mut left) = (Vec::new(), self.reach.before);
-            for (key, entry) in self.kept.rows.range::<Key, _>(region.partition.clone()..region.from.clone()).rev() {
+            for row in self.kept.before(&region.from, &region.partition) {
                 if left == 0 {
                     break;
                 }
+                let (key, entry) = row?;
                 let count = copies(entry).min(left);
                 left -= count;
                 before.push(((key, entry), count));
             }
             before.into_iter().rev().for_each(|(row, count)| all.push(row, count, at, false));
             let mut left = self.reach.after;
-            let behind = self.kept.rows.range::<Key, _>(region.from.clone()..);
-            for (key, entry) in behind.take_while(|(key, _)| key.starts_with(&region.partition)) {
+            for row in self.kept.from(&region.from, &region.partition) {
+                let (key, entry) = row?;
                 if *key <= region.to {
                     all.push((key, entry), copies(entry), at, true);
                     continue;
@@ -149,12 +154,12 @@ impl Near {
                 all.push((key, entry), count, at, false);
             }
         }
-        all
+        Ok(all)
     }
 
     /// The results of regions, each with this weight.
     fn results(&mut self, regions: &[Region], weight: i64, context: &EpochContext) -> Result<Vec<Changes>> {
-        let Gathered { rows, regions, inside } = self.gather(regions);
+        let Gathered { rows, regions, inside } = self.gather(regions)?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -183,11 +188,12 @@ impl Near {
     }
 
     /// Adds changes, or takes them back; true if a row is there less than never.
-    fn add(&mut self, keys: &[(Key, Entry)], sign: i64) -> bool {
-        let add = |(key, entry): &(Key, Entry)| {
-            self.kept.add(key.clone(), Entry { weight: sign * entry.weight, ..*entry }) < 0
-        };
-        keys.iter().map(add).fold(false, |any, one| any | one)
+    fn add(&mut self, keys: &[(Key, Entry)], sign: i64) -> Result<bool> {
+        let mut below = false;
+        for (key, entry) in keys {
+            below |= self.kept.add(key.clone(), Entry { weight: sign * entry.weight, ..*entry })? < 0;
+        }
+        Ok(below)
     }
 }
 
@@ -214,17 +220,17 @@ impl Operator for Near {
         let keys = self.kept.keys(&change)?;
         self.kept.note(&change, &keys, &mut BTreeSet::new())?;
         let touched: BTreeMap<&Key, u32> = keys.iter().map(|(key, entry)| (key, entry.order)).collect();
-        let mut regions = self.touched(&touched);
-        if self.add(&keys, 1) {
+        let mut regions = self.touched(&touched)?;
+        if self.add(&keys, 1)? {
             return Err(retracted_too_often());
         }
-        regions.extend(self.touched(&touched));
+        regions.extend(self.touched(&touched)?);
         let regions = merged(regions);
         let mut all = self.results(&regions, 1, context)?;
         // The same as it was before.
-        self.add(&keys, -1);
+        self.add(&keys, -1)?;
         all.extend(self.results(&regions, -1, context)?);
-        self.add(&keys, 1);
+        self.add(&keys, 1)?;
         self.kept.forget_over(context)?;
         Ok(consolidate(&self.output, &all)?.into_iter().collect())
     }
@@ -239,5 +245,9 @@ impl Operator for Near {
 
     fn size(&self) -> (usize, usize) {
         self.kept.size()
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.kept.spill(bytes, disk)
     }
 }

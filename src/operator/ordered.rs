@@ -1,45 +1,32 @@
 //! Rows by partition, each in its order.
 //!
 //! Enters: changes. Leaves: the rows of a partition, in the order that was asked for. Always holds: rows that the order
-//! leaves equal stand in that of their columns; equal rows are one with a weight; what is saved is by how much weights
-//! have changed.
+//! leaves equal stand in that of their columns; equal rows are one with a weight. They go to disk where they do not fit
+//! into memory (`pages.rs`); when partitions can be forgotten is kept in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{Expr, SortExpr};
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::exchange::Exchange;
 use super::expiry::Expiry;
+use super::kept::KeptRows;
 use super::keys::{KeyHasher, evaluate, evaluate_key};
-use super::log::{Log, ToSave};
+use super::pages::{Entry, Key};
 use super::{EpochContext, Shard, physical};
-use crate::change::{Changes, RowEncoder, nullable, with_columns};
+use crate::change::Changes;
 use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::Eviction;
-
-/// Rows that are saved in one batch.
-const BLOCK: usize = 32 * 1024;
-
-/// What is compared: the partition, the order, the whole row, one behind the other.
-pub(super) type Key = Box<[u8]>;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) weight: i64,
-    /// Where in the key the order begins, and where the row.
-    pub(super) order: u32,
-    pub(super) row: u32,
-}
 
 /// Columns that are parts of keys.
 struct Part {
@@ -51,14 +38,8 @@ struct Part {
 pub(super) struct OrderedRows {
     partition: Part,
     order: Part,
-    encoder: RowEncoder,
     hasher: KeyHasher,
-    input: SchemaRef,
-    pub(super) rows: BTreeMap<Key, Entry>,
-    /// Bytes of the keys.
-    bytes: usize,
-    /// What has changed since the last checkpoint, as it was then.
-    log: Log<Key, Entry>,
+    rows: KeptRows,
     /// When a partition, by how its keys begin, can be forgotten.
     expiry: Option<Expiry<Key>>,
 }
@@ -102,30 +83,26 @@ impl OrderedRows {
             hasher: KeyHasher::new(types.collect::<Result<Vec<_>>>()?)?,
             order: Part::new(order.collect::<Result<_>>()?)?,
             partition: Part::new(partition)?,
-            encoder: RowEncoder::of(input.as_arrow())?,
-            input: nullable(input.as_arrow()),
-            rows: BTreeMap::new(),
-            bytes: 0,
-            log: Log::default(),
+            rows: KeptRows::new(input.as_arrow())?,
             expiry: expiry.transpose()?,
         })
     }
 
     /// The columns.
     pub(super) fn schema(&self) -> &SchemaRef {
-        &self.input
+        self.rows.schema()
     }
 
     /// How the input is divided.
     pub(super) fn exchange(&self) -> Result<Exchange> {
-        let types = self.partition.exprs.iter().map(|expr| Ok(expr.data_type(&self.input)?));
+        let types = self.partition.exprs.iter().map(|expr| Ok(expr.data_type(self.schema())?));
         Exchange::by_key(self.partition.exprs.clone(), types.collect::<Result<_>>()?)
     }
 
     /// The keys of rows, each with the entry that it would have.
     pub(super) fn keys(&self, change: &Changes) -> Result<Vec<(Key, Entry)>> {
         let (partition, order) = (self.partition.encode(&change.rows)?, self.order.encode(&change.rows)?);
-        let rows = self.encoder.encode(change.rows.columns(), change.len())?;
+        let rows = self.rows.encode(change)?;
         let key = |row: usize| {
             let parts = [bytes_of(&partition, row), bytes_of(&order, row), rows.row(row)];
             let order = parts[0].len() as u32;
@@ -141,8 +118,8 @@ impl OrderedRows {
         let values = expiry.values(&change.rows)?;
         for (row, (key, entry)) in keys.iter().enumerate().filter(|(row, _)| !values.is_null(*row)) {
             let prefix = &key[..entry.order as usize];
-            let range = self.rows.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
-            let known = range.take(1).any(|(key, _)| key.starts_with(prefix));
+            let first = self.rows.pages().from(prefix).next().transpose()?;
+            let known = first.is_some_and(|(key, _)| key.starts_with(prefix));
             if !known && noted.insert(prefix.into()) {
                 expiry.push(values.value(row), prefix.into());
             }
@@ -154,106 +131,83 @@ impl OrderedRows {
     pub(super) fn forget_over(&mut self, context: &EpochContext) -> Result<Vec<Key>> {
         let over = self.expiry.as_mut().map(|expiry| expiry.over(context)).transpose()?;
         let over: Vec<Key> = over.unwrap_or_default().into_iter().map(|(_, prefix)| prefix).collect();
-        over.iter().for_each(|prefix| self.forget(prefix, prefix));
+        for prefix in &over {
+            self.forget(prefix, prefix)?;
+        }
         Ok(over)
     }
 
     /// Forgets the rows of a partition from this key on: nothing will bring them back.
-    pub(super) fn forget(&mut self, prefix: &[u8], from: &[u8]) {
-        let behind: Vec<(Key, Entry)> = self.from(from, prefix).map(|(key, entry)| (key.clone(), *entry)).collect();
-        for (key, entry) in behind {
-            self.add(key, Entry { weight: -entry.weight, ..entry });
+    pub(super) fn forget(&mut self, prefix: &[u8], from: &[u8]) -> Result<()> {
+        let behind = self.from(from, prefix).map(|row| row.map(|(key, entry)| (key.clone(), *entry)));
+        for (key, entry) in behind.collect::<Result<Vec<_>>>()? {
+            self.add(key, Entry { weight: -entry.weight, ..entry })?;
         }
+        Ok(())
     }
 
     /// Adds to the weight of a row; gives what it is then.
-    pub(super) fn add(&mut self, key: Key, more: Entry) -> i64 {
-        let old = self.rows.get(&key).copied().unwrap_or(Entry { weight: 0, ..more });
-        self.log.set_first(&key, old);
-        let weight = old.weight + more.weight;
-        let was_there = self.rows.contains_key(&key);
-        // As it was: what comes and goes again is no reason to grow.
-        self.log.forget_if(&key, |saved| saved.weight == weight);
-        if weight == 0 {
-            self.bytes -= if was_there { key.len() } else { 0 };
-            self.rows.remove(&key);
-        } else {
-            self.bytes += if was_there { 0 } else { key.len() };
-            self.rows.insert(key, Entry { weight, ..more });
-        }
-        weight
+    pub(super) fn add(&mut self, key: Key, more: Entry) -> Result<i64> {
+        self.rows.add(key, more)
     }
 
     /// The rows of a partition from a key on.
-    pub(super) fn from<'a>(&'a self, key: &'a [u8], partition: &'a [u8]) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
-        let range = self.rows.range::<[u8], _>((Bound::Included(key), Bound::Unbounded));
-        range.take_while(move |(key, _)| key.starts_with(partition))
-    }
-
-    /// The rows of a partition before a key, the last one first.
-    pub(super) fn before<'a>(
+    pub(super) fn from<'a, 'b>(
         &'a self,
-        key: &'a [u8],
-        partition: &'a [u8],
-    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
-        let range = self.rows.range::<[u8], _>((Bound::Included(partition), Bound::Excluded(key)));
-        range.rev()
+        key: &[u8],
+        partition: &'b [u8],
+    ) -> impl Iterator<Item = Result<(&'a Key, &'a Entry)>> + use<'a, 'b> {
+        let rows = self.rows.pages().from(key);
+        rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(partition)))
     }
 
-    /// The columns of rows.
+    /// The rows of a partition before a key of it, the last one first.
+    pub(super) fn before<'a, 'b>(
+        &'a self,
+        key: &[u8],
+        partition: &'b [u8],
+    ) -> impl Iterator<Item = Result<(&'a Key, &'a Entry)>> + use<'a, 'b> {
+        let rows = self.rows.pages().before(Some(key));
+        rows.take_while(move |row| row.as_ref().map_or(true, |(key, _)| key.starts_with(partition)))
+    }
+
+    /// The columns of rows; each with the place in its key.
     pub(super) fn decode<'a>(&self, keys: impl Iterator<Item = (&'a Key, u32)>) -> Result<Vec<ArrayRef>> {
-        self.encoder.decode(keys.map(|(key, row)| &key[row as usize..]))
-    }
-
-    /// How much more each of these rows weighs than at the last checkpoint.
-    fn saved<'a>(&self, rows: impl Iterator<Item = (&'a Key, &'a Entry, i64)> + Clone) -> Result<RecordBatch> {
-        let columns = self.decode(rows.clone().map(|(key, entry, _)| (key, entry.row)))?;
-        let weights = Int64Array::from_iter_values(rows.map(|(_, _, weight)| weight));
-        Changes::weighted(with_columns(&self.input, columns, weights.len())?, weights).with_weight_column()
+        self.rows.decode(keys)
     }
 
     /// What has changed since the last call.
     pub(super) fn save(&mut self) -> Result<Vec<Saved>> {
-        let saved = self.log.take(self.rows.len(), false);
-        let weight = |key: &Key| self.rows.get(key).map_or(0, |entry| entry.weight);
-        let rows: Vec<(&Key, &Entry, i64)> = match &saved {
-            ToSave::Nothing => Vec::new(),
-            ToSave::Changed(changed) => {
-                let changed = changed.iter().map(|(key, old)| (key, old, weight(key) - old.weight));
-                changed.filter(|(_, _, more)| *more != 0).collect()
-            }
-            ToSave::All => self.rows.iter().map(|(key, entry)| (key, entry, entry.weight)).collect(),
-        };
-        let parts = rows.chunks(BLOCK).map(|rows| self.saved(rows.iter().copied()));
-        Ok(vec![saved.of(parts.collect::<Result<_>>()?)])
+        Ok(vec![self.rows.save()?])
     }
 
     /// Takes over what was saved, as far as it belongs to this shard.
     pub(super) fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         let mut noted = BTreeSet::new();
         for batch in saved.into_iter().flatten() {
-            let batch = &batch?;
-            let change = Changes::from_weight_column(batch)?;
-            let rows = with_columns(&self.input, change.rows.columns().to_vec(), change.len())?;
-            let change = Changes { rows, weights: change.weights };
+            let change = self.rows.saved(&batch?)?;
             let hashes = self.hasher.hashes(&evaluate_key(&self.partition.exprs, &change.rows)?, change.len())?;
             let keys = self.keys(&change)?;
             // Also of partitions of other shards: there is nothing to be forgotten of them then.
             self.note(&change, &keys, &mut noted)?;
             for ((key, entry), hash) in keys.into_iter().zip(hashes) {
                 if shard.has(hash) {
-                    self.add(key, entry);
+                    self.add(key, entry)?;
                 }
             }
         }
-        self.log.restored(self.rows.len(), shard.moved);
+        self.rows.restored(shard.moved);
         Ok(())
     }
 
     /// Rows and bytes, about.
     pub(super) fn size(&self) -> (usize, usize) {
-        // The map has about two thirds of its places taken, each a pointer, a length and an entry.
-        let expiry = self.expiry.as_ref().map_or(0, Expiry::bytes);
-        (self.rows.len(), self.bytes + self.rows.len() * 48 + expiry)
+        let (rows, bytes) = self.rows.size();
+        (rows, bytes + self.expiry.as_ref().map_or(0, Expiry::bytes))
+    }
+
+    /// Puts rows on disk until so many bytes of memory are free, or none can go; gives how many are.
+    pub(super) fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.rows.spill(bytes, disk)
     }
 }

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use arrow::array::{Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::Window as Plan;
 
 use super::exchange::Exchange;
-use super::ordered::{Key, OrderedRows};
+use super::ordered::OrderedRows;
+use super::pages::Key;
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, nullable, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -23,6 +25,12 @@ use crate::planner::{Eviction, Rank, RankLimit, ordered_by};
 
 /// A row within the limit, and its numbers.
 type Ranked = (Key, Vec<u64>);
+
+/// Where in its key the row begins, and how often it is there.
+type Count = (u32, i64);
+
+/// Rows within the limit, in order.
+type First = Vec<(Ranked, Count)>;
 
 /// The partitions of one shard.
 pub(super) struct Ranking {
@@ -55,12 +63,13 @@ impl Ranking {
     }
 
     /// The rows of a partition within the limit; and the first key behind them.
-    fn first(&self, prefix: &[u8]) -> (Vec<(Ranked, i64)>, Option<Key>) {
+    fn first(&self, prefix: &[u8]) -> Result<(First, Option<Key>)> {
         let numbered = self.ranks.contains(&Rank::RowNumber);
         let (mut before, mut rank, mut dense) = (0_u64, 0, 0);
         let mut last: Option<&[u8]> = None;
         let mut first = Vec::new();
-        for (key, entry) in self.kept.from(prefix, prefix) {
+        for row in self.kept.from(prefix, prefix) {
+            let (key, entry) = row?;
             let order = &key[entry.order as usize..entry.row as usize];
             if last != Some(order) {
                 (rank, dense, last) = (before + 1, dense + 1, Some(order));
@@ -76,21 +85,21 @@ impl Ranking {
             let copies = u64::try_from(entry.weight).unwrap_or(0);
             let within = |numbers: &[u64]| numbers[self.limit.rank] <= self.limit.rows;
             if copies > 0 && !within(&numbers(before + 1)) {
-                return (first, Some(key.clone()));
+                return Ok((first, Some(key.clone())));
             }
             if numbered {
                 let copies = (1..=copies).map(|copy| numbers(before + copy)).take_while(|numbers| within(numbers));
-                first.extend(copies.map(|numbers| ((key.clone(), numbers), 1)));
+                first.extend(copies.map(|numbers| ((key.clone(), numbers), (entry.row, 1))));
             } else if copies > 0 {
-                first.push(((key.clone(), numbers(0)), entry.weight));
+                first.push(((key.clone(), numbers(0)), (entry.row, entry.weight)));
             }
             before += copies;
         }
-        (first, None)
+        Ok((first, None))
     }
 
     /// What has changed, as rows with their numbers.
-    fn output(&self, difference: &BTreeMap<Ranked, (u32, i64)>) -> Result<Vec<Changes>> {
+    fn output(&self, difference: &BTreeMap<Ranked, Count>) -> Result<Vec<Changes>> {
         let changed: Vec<_> = difference.iter().filter(|(_, (_, weight))| *weight != 0).collect();
         if changed.is_empty() {
             return Ok(Vec::new());
@@ -115,24 +124,23 @@ impl Operator for Ranking {
             keys.extend(more);
         }
         let touched: BTreeSet<Key> = keys.iter().map(|(key, entry)| key[..entry.order as usize].into()).collect();
-        let mut difference: BTreeMap<Ranked, (u32, i64)> = BTreeMap::new();
-        let mut count = |this: &Self, rows: Vec<(Ranked, i64)>, sign: i64| {
-            for (row, weight) in rows {
-                let at = this.kept.rows.get(&row.0).map_or(0, |entry| entry.row);
+        let mut difference: BTreeMap<Ranked, Count> = BTreeMap::new();
+        let mut count = |rows: First, sign: i64| {
+            for (row, (at, weight)) in rows {
                 difference.entry(row).or_insert((at, 0)).1 += sign * weight;
             }
         };
         for prefix in &touched {
-            count(self, self.first(prefix).0, -1);
+            count(self.first(prefix)?.0, -1);
         }
         for (key, entry) in keys {
-            self.kept.add(key, entry);
+            self.kept.add(key, entry)?;
         }
         for prefix in &touched {
-            let (first, behind) = self.first(prefix);
-            count(self, first, 1);
+            let (first, behind) = self.first(prefix)?;
+            count(first, 1);
             if let Some(behind) = behind.filter(|_| self.input_grows) {
-                self.kept.forget(prefix, &behind);
+                self.kept.forget(prefix, &behind)?;
             }
         }
         self.kept.forget_over(context)?;
@@ -149,5 +157,9 @@ impl Operator for Ranking {
 
     fn size(&self) -> (usize, usize) {
         self.kept.size()
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.kept.spill(bytes, disk)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Enters: changes. Leaves: what differs in the results from the first change of each partition on. Always holds: what is
 //! kept is the input, in order, and now and then what the functions have come to; from the last such mark before a change
-//! on, the results before and after are both computed, so the work of an epoch follows the rows behind the change.
+//! on, the results before and after are both computed, so the work of an epoch follows the rows behind the change. The
+//! rows go to disk where they do not fit into memory; the marks stay there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -13,13 +14,15 @@ use arrow::compute::{filter, prep_null_mask_filter};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::{Accumulator, Window as Plan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 
 use super::exchange::Exchange;
 use super::keys::evaluate;
-use super::ordered::{Entry, Key, OrderedRows};
+use super::ordered::OrderedRows;
+use super::pages::{Entry, Key};
 use super::{EpochContext, Operator, Shard, physical};
 use crate::change::{Changes, consolidate, nullable, retracted_too_often, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -252,7 +255,8 @@ impl RunningRows {
             let mark = self.mark(partition, from).map(|(key, _)| key);
             let start = mark.unwrap_or(partition);
             let mut last: Option<&[u8]> = None;
-            for (key, entry) in self.kept.from(start, partition) {
+            for row in self.kept.from(start, partition) {
+                let (key, entry) = row?;
                 // The mark stands behind its row.
                 if mark == Some(key) {
                     continue;
@@ -388,7 +392,7 @@ impl Operator for RunningRows {
                 self.unmark(partition, from);
             }
             for (key, entry) in keys {
-                if self.kept.add(key, entry) < 0 {
+                if self.kept.add(key, entry)? < 0 {
                     return Err(retracted_too_often());
                 }
             }
@@ -416,5 +420,9 @@ impl Operator for RunningRows {
         // A mark has a key and some numbers of each function.
         let keys: usize = self.marks.first_key_value().map_or(0, |(key, _)| key.len());
         (rows, bytes + self.marks.len() * (keys + 64 + 160 * self.functions.len()))
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.kept.spill(bytes, disk)
     }
 }

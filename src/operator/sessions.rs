@@ -2,7 +2,7 @@
 //!
 //! Enters: changes of rows that have a time. Leaves: changes of the same rows with the start and the end of their
 //! session. Always holds: the work follows the rows of the sessions that a change touches; a session that no row can
-//! join any more is forgotten.
+//! join any more is forgotten. Rows go to disk where they do not fit into memory; the ends of sessions stay there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SessionState;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::logical_expr::UserDefinedLogicalNodeCore;
 
 use super::exchange::Exchange;
 use super::expiry::Expiry;
-use super::timeline::{Entry, Key, Timeline, time_in};
+use super::pages::{Entry, Key};
+use super::timeline::{Timeline, time_in};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, nullable, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -54,42 +56,43 @@ impl Sessions {
     }
 
     /// The first and the last time of the session that this time is in, or would join.
-    fn extent(&self, prefix: &[u8], time: i64) -> (i64, i64) {
+    fn extent(&self, prefix: &[u8], time: i64) -> Result<(i64, i64)> {
         let (mut first, mut last) = (time, time);
-        while let Some(before) = self.rows.last(prefix, first, false).map(|key| time_in(key, prefix.len()))
+        while let Some(before) = self.rows.last(prefix, first, false)?.map(|key| time_in(key, prefix.len()))
             && before >= first.saturating_sub(self.gap)
         {
             first = before;
         }
-        while let Some(behind) = self.rows.first(prefix, last, false).map(|key| time_in(key, prefix.len()))
+        while let Some(behind) = self.rows.first(prefix, last, false)?.map(|key| time_in(key, prefix.len()))
             && behind <= last.saturating_add(self.gap)
         {
             last = behind;
         }
-        (first, last)
+        Ok((first, last))
     }
 
     /// The times of the sessions that these times are in or would join; those that would be one are one.
-    fn spans(&self, prefix: &[u8], times: &BTreeSet<i64>) -> Vec<(i64, i64)> {
+    fn spans(&self, prefix: &[u8], times: &BTreeSet<i64>) -> Result<Vec<(i64, i64)>> {
         let mut spans: Vec<(i64, i64)> = Vec::new();
         for time in times {
             if spans.last().is_some_and(|(_, last)| time <= last) {
                 continue;
             }
-            let (first, last) = self.extent(prefix, *time);
+            let (first, last) = self.extent(prefix, *time)?;
             match spans.last_mut() {
                 Some(span) if first <= span.1.saturating_add(self.gap) => span.1 = span.1.max(last),
                 _ => spans.push((first, last)),
             }
         }
-        spans
+        Ok(spans)
     }
 
     /// The rows of a span, session by session.
-    fn sessions(&self, prefix: &[u8], span: (i64, i64)) -> Vec<Vec<(Key, Entry)>> {
+    fn sessions(&self, prefix: &[u8], span: (i64, i64)) -> Result<Vec<Vec<(Key, Entry)>>> {
         let mut sessions: Vec<Vec<(Key, Entry)>> = Vec::new();
         let mut before: Option<i64> = None;
-        for (key, entry) in self.rows.between(prefix, span) {
+        for row in self.rows.between(prefix, span) {
+            let (key, entry) = row?;
             let time = time_in(key, prefix.len());
             let joins = before.is_some_and(|before| time <= before.saturating_add(self.gap));
             match sessions.last_mut().filter(|_| joins) {
@@ -98,13 +101,19 @@ impl Sessions {
             }
             before = Some(time);
         }
-        sessions
+        Ok(sessions)
     }
 
     /// Counts the rows of these spans with the bounds of their sessions; notes when each new session ends.
-    fn count(&mut self, prefix: &Key, spans: &[(i64, i64)], sign: i64, difference: &mut BTreeMap<Placed, (u32, i64)>) {
+    fn count(
+        &mut self,
+        prefix: &Key,
+        spans: &[(i64, i64)],
+        sign: i64,
+        difference: &mut BTreeMap<Placed, (u32, i64)>,
+    ) -> Result<()> {
         for span in spans {
-            for session in self.sessions(prefix, *span) {
+            for session in self.sessions(prefix, *span)? {
                 let time = |row: Option<&(Key, Entry)>| row.map_or(0, |(key, _)| time_in(key, prefix.len()));
                 let (first, last) = (time(session.first()), time(session.last()));
                 let known =
@@ -113,10 +122,11 @@ impl Sessions {
                     expiry.push(last.saturating_add(self.gap), prefix.clone());
                 }
                 for (key, entry) in session {
-                    difference.entry((key, first, last)).or_insert((entry.time, 0)).1 += sign * entry.weight;
+                    difference.entry((key, first, last)).or_insert((entry.row, 0)).1 += sign * entry.weight;
                 }
             }
         }
+        Ok(())
     }
 
     /// Forgets the sessions that have ended for good.
@@ -124,13 +134,13 @@ impl Sessions {
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
         for (end, prefix) in expiry.over(context)? {
             let last = end.saturating_sub(self.gap);
-            let span = self.extent(&prefix, last);
+            let span = self.extent(&prefix, last)?;
             if span.1 > last {
                 // It has become longer, and is noted with its new end.
                 continue;
             }
-            for (key, entry) in self.sessions(&prefix, span).into_iter().flatten() {
-                self.rows.remove(key, entry);
+            for (key, entry) in self.sessions(&prefix, span)?.into_iter().flatten() {
+                self.rows.remove(key, entry)?;
             }
         }
         Ok(())
@@ -146,7 +156,7 @@ impl Sessions {
         if changed.is_empty() {
             return Ok(Vec::new());
         }
-        let mut columns = self.rows.decode(changed.iter().map(|((key, ..), (time, _))| (key, *time)))?;
+        let mut columns = self.rows.decode(changed.iter().map(|((key, ..), (row, _))| (key, *row)))?;
         columns.push(self.times(changed.iter().map(|((_, first, _), _)| *first))?);
         columns.push(self.times(changed.iter().map(|((_, _, last), _)| last.saturating_add(self.gap)))?);
         let weights = Int64Array::from_iter_values(changed.iter().map(|(_, (_, weight))| *weight));
@@ -162,18 +172,22 @@ impl Operator for Sessions {
         }
         let mut touched: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
         for row in &rows {
-            let time = row.entry.time as usize;
+            let time = row.entry.order as usize;
             touched.entry(row.key[..time].into()).or_default().insert(time_in(&row.key, time));
         }
         let spans = touched.into_iter().map(|(prefix, times)| {
-            let spans = self.spans(&prefix, &times);
-            (prefix, spans)
+            let spans = self.spans(&prefix, &times)?;
+            Ok((prefix, spans))
         });
-        let spans: Vec<(Key, Vec<(i64, i64)>)> = spans.collect();
+        let spans: Vec<(Key, Vec<(i64, i64)>)> = spans.collect::<Result<_>>()?;
         let mut difference = BTreeMap::new();
-        spans.iter().for_each(|(prefix, spans)| self.count(prefix, spans, -1, &mut difference));
+        for (prefix, spans) in &spans {
+            self.count(prefix, spans, -1, &mut difference)?;
+        }
         self.rows.add_all(rows)?;
-        spans.iter().for_each(|(prefix, spans)| self.count(prefix, spans, 1, &mut difference));
+        for (prefix, spans) in &spans {
+            self.count(prefix, spans, 1, &mut difference)?;
+        }
         self.expire(context)?;
         self.output(&difference)
     }
@@ -185,18 +199,27 @@ impl Operator for Sessions {
     fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         self.rows.restore(saved.into_iter().next().unwrap_or_default(), shard)?;
         let mut partitions: BTreeMap<Key, BTreeSet<i64>> = BTreeMap::new();
-        for (key, entry) in self.rows.all().filter(|_| self.expiry.is_some()) {
-            let time = entry.time as usize;
+        if self.expiry.is_none() {
+            return Ok(());
+        }
+        for row in self.rows.all() {
+            let (key, entry) = row?;
+            let time = entry.order as usize;
             partitions.entry(key[..time].into()).or_default().insert(time_in(key, time));
         }
         for (prefix, times) in partitions {
-            let spans = self.spans(&prefix, &times);
-            self.count(&prefix, &spans, 1, &mut BTreeMap::new());
+            let spans = self.spans(&prefix, &times)?;
+            self.count(&prefix, &spans, 1, &mut BTreeMap::new())?;
         }
         Ok(())
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.rows.len(), self.rows.bytes() + self.expiry.as_ref().map_or(0, Expiry::bytes))
+        let (rows, bytes) = self.rows.size();
+        (rows, bytes + self.expiry.as_ref().map_or(0, Expiry::bytes))
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.rows.spill(bytes, disk)
     }
 }

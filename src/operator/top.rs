@@ -2,7 +2,8 @@
 //!
 //! Enters: changes, all in one shard. Leaves: what enters the rows from the first to the last that are wanted, and what
 //! leaves them. Always holds: rows that are equal by ORDER BY stand in the order of all their columns, so the same
-//! input gives the same rows; over input that never retracts no more rows are kept than are wanted.
+//! input gives the same rows; over input that never retracts no more rows are kept than are wanted. Those that are not
+//! wanted now go to disk where they do not fit into memory; those that are stay there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,24 +12,19 @@ use arrow::array::{AsArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::keys::evaluate;
 use super::log::{Log, ToSave};
+use super::pages::{Entry, Key, Pages};
 use super::{EpochContext, Operator, Shard};
 use crate::change::{Changes, RowEncoder, concat, consolidate, retracted_too_often, take_rows, with_columns};
 use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 
-/// A row's place in the order: what it is sorted by, then all its columns, as bytes.
-type Place = Box<[u8]>;
-
-/// How often a row is there, and where its columns begin in its place.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    weight: i64,
-    columns: usize,
-}
+/// Rows that are saved in one batch.
+const BLOCK: usize = 32 * 1024;
 
 /// Rows in order, of which some are wanted.
 pub(super) struct Top {
@@ -40,11 +36,12 @@ pub(super) struct Top {
     /// The place behind the last row that is wanted.
     end: i64,
     bounded: bool,
-    rows: BTreeMap<Place, Entry>,
-    bytes: usize,
+    rows: Pages,
+    /// The sum of their weights.
+    total: i64,
     /// What was wanted at the end of the last epoch, in order.
-    shown: Vec<(Place, Entry)>,
-    log: Log<Place, Entry>,
+    shown: Vec<(Key, Entry)>,
+    log: Log<Key, Entry>,
 }
 
 impl Top {
@@ -68,15 +65,15 @@ impl Top {
             skip: number(skip),
             end: number(skip.saturating_add(fetch)),
             bounded: grows,
-            rows: BTreeMap::new(),
-            bytes: 0,
+            rows: Pages::new(),
+            total: 0,
             shown: Vec::new(),
             log: Log::default(),
         })
     }
 
     /// The places of rows in the order.
-    fn places(&self, rows: &RecordBatch) -> Result<Vec<(Place, usize)>> {
+    fn places(&self, rows: &RecordBatch) -> Result<Vec<(Key, u32)>> {
         let columns = self.encoder.encode(rows.columns(), rows.num_rows())?;
         if self.by.is_empty() {
             return Ok((0..rows.num_rows()).map(|row| (columns.row(row).into(), 0)).collect());
@@ -85,36 +82,23 @@ impl Top {
         let place = |row: usize| {
             let by = sorted.row(row);
             let by: &[u8] = by.data();
-            ([by, columns.row(row)].concat().into_boxed_slice(), by.len())
+            ([by, columns.row(row)].concat().into_boxed_slice(), by.len() as u32)
         };
         Ok((0..rows.num_rows()).map(place).collect())
     }
 
-    fn add(&mut self, place: &Place, added: Entry) -> Result<()> {
-        let weight = self.rows.get(place).map_or(0, |entry| entry.weight) + added.weight;
-        if weight < 0 {
-            return Err(retracted_too_often());
-        }
-        self.set(place.clone(), Entry { weight, ..added });
-        Ok(())
-    }
-
-    fn set(&mut self, place: Place, entry: Entry) {
-        let len = place.len();
-        if entry.weight == 0 {
-            if self.rows.remove(&place).is_some() {
-                self.bytes -= len;
-            }
-        } else if self.rows.insert(place, entry).is_none() {
-            self.bytes += len;
-        }
+    /// Adds to the weight of a row; gives what it is then.
+    fn add(&mut self, place: &Key, more: Entry) -> Result<i64> {
+        self.total += more.weight;
+        Ok(self.rows.add(place, more)? + more.weight)
     }
 
     /// The rows that are wanted, in order.
-    fn wanted(&self) -> Vec<(Place, Entry)> {
+    fn wanted(&self) -> Result<Vec<(Key, Entry)>> {
         let mut wanted = Vec::new();
         let mut passed = 0_i64;
-        for (place, entry) in &self.rows {
+        for row in self.rows.from(&[]) {
+            let (place, entry) = row?;
             let from = passed.max(self.skip);
             passed = passed.saturating_add(entry.weight);
             let to = passed.min(self.end);
@@ -125,47 +109,46 @@ impl Top {
                 break;
             }
         }
-        wanted
+        Ok(wanted)
     }
 
     /// Drops what can never be wanted.
-    fn drop_rest(&mut self) {
-        let total: i64 = self.rows.values().map(|entry| entry.weight).sum();
-        let mut surplus = total - self.end;
-        while surplus > 0 {
-            let Some(mut last) = self.rows.last_entry() else { break };
-            let entry = *last.get();
-            let left = (entry.weight - surplus).max(0);
-            surplus -= entry.weight - left;
-            let place = last.key().clone();
-            if left == 0 {
-                self.bytes -= place.len();
-                last.remove();
-            } else {
-                last.get_mut().weight = left;
-            }
-            self.log.set(place, Entry { weight: left, ..entry });
+    fn drop_rest(&mut self) -> Result<()> {
+        while self.total > self.end {
+            let last = self.rows.before(None).next().transpose()?;
+            let Some((place, entry)) = last.map(|(place, entry)| (place.clone(), *entry)) else { break };
+            let surplus = entry.weight.min(self.total - self.end);
+            let weight = self.add(&place, Entry { weight: -surplus, ..entry })?;
+            self.log.set(place, Entry { weight, ..entry });
         }
+        Ok(())
     }
 
-    fn decode<'a>(&self, entries: impl Iterator<Item = (&'a Place, usize)>) -> Result<RecordBatch> {
-        let rows: Vec<&[u8]> = entries.map(|(place, columns)| &place[columns..]).collect();
+    fn decode<'a>(&self, entries: impl Iterator<Item = (&'a Key, u32)>) -> Result<RecordBatch> {
+        let rows: Vec<&[u8]> = entries.map(|(place, row)| &place[row as usize..]).collect();
         let count = rows.len();
         with_columns(&self.schema, self.encoder.decode(rows)?, count)
     }
 
-    fn difference(&self, before: &[(Place, Entry)], after: &[(Place, Entry)]) -> Result<Vec<Changes>> {
-        let mut changes: BTreeMap<&Place, (i64, usize)> = BTreeMap::new();
+    /// These rows, as a checkpoint holds them.
+    fn saved(&self, rows: &[(&Key, &Entry)]) -> Result<RecordBatch> {
+        let weights = Int64Array::from_iter_values(rows.iter().map(|(_, entry)| entry.weight));
+        let rows = self.decode(rows.iter().map(|(place, entry)| (*place, entry.row)))?;
+        Changes::weighted(rows, weights).with_weight_column()
+    }
+
+    fn difference(&self, before: &[(Key, Entry)], after: &[(Key, Entry)]) -> Result<Vec<Changes>> {
+        let mut changes: BTreeMap<&Key, (i64, u32)> = BTreeMap::new();
         for (sign, entries) in [(-1, before), (1, after)] {
             for (place, entry) in entries {
-                changes.entry(place).or_insert((0, entry.columns)).0 += sign * entry.weight;
+                changes.entry(place).or_insert((0, entry.row)).0 += sign * entry.weight;
             }
         }
         changes.retain(|_, (weight, _)| *weight != 0);
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.decode(changes.iter().map(|(place, (_, columns))| (*place, *columns)))?;
+        let rows = self.decode(changes.iter().map(|(place, (_, row))| (*place, *row)))?;
         let weights = Int64Array::from_iter_values(changes.values().map(|(weight, _)| *weight));
         Ok(vec![Changes::weighted(rows, weights)])
     }
@@ -173,10 +156,10 @@ impl Top {
 
 impl Operator for Top {
     fn step(&mut self, inputs: Vec<Vec<Changes>>, _context: &EpochContext) -> Result<Vec<Changes>> {
-        let mut epoch: BTreeMap<Place, Entry> = BTreeMap::new();
+        let mut epoch: BTreeMap<Key, Entry> = BTreeMap::new();
         for change in inputs.iter().flatten() {
-            for (row, (place, columns)) in self.places(&change.rows)?.into_iter().enumerate() {
-                epoch.entry(place).or_insert(Entry { weight: 0, columns }).weight += change.weight(row);
+            for (at, (place, row)) in self.places(&change.rows)?.into_iter().enumerate() {
+                epoch.entry(place).or_insert(Entry { weight: 0, order: 0, row }).weight += change.weight(at);
             }
         }
         epoch.retain(|_, entry| entry.weight != 0);
@@ -186,31 +169,39 @@ impl Operator for Top {
         let behind = self.shown.last().is_some_and(|(last, _)| first > last);
         let hidden = shown == self.end - self.skip && behind;
         for (place, entry) in &epoch {
-            self.add(place, *entry)?;
-            let weight = self.rows.get(place).map_or(0, |entry| entry.weight);
+            let weight = self.add(place, *entry)?;
+            if weight < 0 {
+                return Err(retracted_too_often());
+            }
             self.log.set(place.clone(), Entry { weight, ..*entry });
         }
         if self.bounded {
-            self.drop_rest();
+            self.drop_rest()?;
         }
         if hidden {
             return Ok(Vec::new());
         }
-        let wanted = self.wanted();
+        let wanted = self.wanted()?;
         let before = std::mem::replace(&mut self.shown, wanted);
         self.difference(&before, &self.shown)
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
         let saved = self.log.take(self.rows.len(), false);
-        let entries = match &saved {
-            ToSave::Nothing => return Ok(vec![Saved::Unchanged]),
-            ToSave::Changed(changed) => changed,
-            ToSave::All => &self.rows,
-        };
-        let rows = self.decode(entries.iter().map(|(place, entry)| (place, entry.columns)))?;
-        let weights = Int64Array::from_iter_values(entries.values().map(|entry| entry.weight));
-        Ok(vec![saved.of(vec![Changes::weighted(rows, weights).with_weight_column()?])])
+        let mut parts = Vec::new();
+        match &saved {
+            ToSave::Nothing => {}
+            ToSave::Changed(changed) => {
+                for block in changed.iter().collect::<Vec<_>>().chunks(BLOCK) {
+                    parts.push(self.saved(block)?);
+                }
+            }
+            ToSave::All => self.rows.blocks(BLOCK, |block| {
+                parts.push(self.saved(block)?);
+                Ok(())
+            })?,
+        }
+        Ok(vec![saved.of(parts)])
     }
 
     fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
@@ -221,17 +212,22 @@ impl Operator for Top {
             let batch = &batch?;
             let change = Changes::from_weight_column(batch)?;
             self.log.restored(change.len(), shard.moved);
-            for (row, (place, columns)) in self.places(&change.rows)?.into_iter().enumerate() {
+            for (at, (place, row)) in self.places(&change.rows)?.into_iter().enumerate() {
                 // Of a row that was saved several times the last counts.
-                self.set(place, Entry { weight: change.weight(row), columns });
+                let before = self.rows.get(&place)?.map_or(0, |entry| entry.weight);
+                self.add(&place, Entry { weight: change.weight(at) - before, order: 0, row })?;
             }
         }
-        self.shown = self.wanted();
+        self.shown = self.wanted()?;
         Ok(())
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.rows.len(), self.bytes + self.rows.len() * 48)
+        (self.rows.len(), self.rows.bytes())
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.rows.spill(bytes, disk)
     }
 }
 
@@ -272,6 +268,10 @@ impl Operator for Rest {
 
     fn size(&self) -> (usize, usize) {
         self.first.size()
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.first.spill(bytes, disk)
     }
 }
 
