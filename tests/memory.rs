@@ -128,6 +128,16 @@ fn rankings_go_to_disk() {
 }
 
 #[test]
+fn a_ranking_whose_columns_are_chosen_keeps_those_within_the_limit() {
+    let place = Place::new();
+    let ranked = "SELECT s, id AS i, row_number() OVER (PARTITION BY k ORDER BY v, id) AS n FROM l";
+    let query = format!("SELECT i, s FROM ({ranked}) AS r WHERE n <= 3 AND upper(s) <> 'x'");
+    let stream = ROWS.replace("{stream}", "STREAM").replace("{options}", "");
+    let explained = place.run(&["query", "-q", "-c", &format!("{stream} EXPLAIN INCREMENTAL {query}")]).data();
+    assert!(explained.contains("First 3 by"), "{explained}");
+}
+
+#[test]
 fn windows_over_rows_near_by_go_to_disk() {
     let query = "SELECT k, count(*) AS n, sum(length(p)) AS l, sum(i * v) AS x FROM (SELECT k, v,
             lag(s, 2) OVER (PARTITION BY k ORDER BY id) AS p, lead(id) OVER (PARTITION BY k ORDER BY id) AS i FROM l)

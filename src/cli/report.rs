@@ -81,7 +81,7 @@ fn render(error: &Error, place: Option<(&Script, Option<Span>)>, colour: bool) -
 
 /// The text with stars for passwords, in URLs and in OPTIONS: as many as they have bytes, so that places stay.
 fn without_passwords(text: &str) -> String {
-    const PASSWORDS: &str = r"(?i)://[^\s:/@']*:(?<url>[^\s'/]*)@|'password'\s+'(?<option>(?:[^']|'')*)'";
+    const PASSWORDS: &str = r"(?i)://[^\s:/@']*:(?<url>[^\s'/]*)@|'[\w.]*(?:password|passphrase|secret|token|pem)[\w.]*'\s+'(?<option>(?:[^']|'')*)'";
     let Ok(passwords) = regex::Regex::new(PASSWORDS) else { return String::new() };
     let mut shown = text.to_owned();
     for found in passwords.captures_iter(text) {

@@ -160,7 +160,7 @@ pub(super) const RULES: &[Rule] = &[
     // Values.
     rule(
         r"^Date part '(.+)' not supported",
-        "a date has no part $1",
+        "a date has no part '$1'",
         "year, month, day, hour and the like are parts",
         "$1",
     ),

@@ -161,15 +161,16 @@ impl Builder {
             LogicalPlan::Repartition(repartition) => self.node(&repartition.input),
             LogicalPlan::Filter(filter) if temporal::depends(&filter.predicate)? => self.temporal(plan, filter, schema),
             LogicalPlan::Filter(filter) => {
-                let step =
-                    Step::Filter { predicate: filter.predicate.clone(), input: Arc::clone(filter.input.schema()) };
+                let input = Arc::clone(filter.input.schema());
+                let step = Step::Filter { predicate: filter.predicate.clone(), input };
                 if let LogicalPlan::Window(window) = filter.input.as_ref()
                     && let Some((ranks, limit)) = windows::ranking(window, &filter.predicate)
                 {
                     let ranked = self.ranking(window, ranks, limit)?;
                     return Ok(self.push(Op::Stateless { steps: vec![step] }, vec![ranked], schema, false));
                 }
-                self.stateless(step, &filter.input, schema)
+                let limited = windows::with_limit_beneath(filter)?;
+                limited.map_or_else(|| self.stateless(step, &filter.input, schema), |limited| self.node(&limited))
             }
             LogicalPlan::Projection(projection) if !random::calls(projection).is_empty() => {
                 self.random(plan, projection, schema)

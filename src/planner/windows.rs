@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
-    AggregateUDF, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, SortExpr, Window, WindowFrameBound,
-    WindowFrameUnits, WindowFunctionDefinition,
+    AggregateUDF, BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, SortExpr, SubqueryAlias,
+    Window, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition,
 };
 
 use super::placeholder::Placeholder;
@@ -285,6 +285,57 @@ pub(super) fn ranking(window: &Window, predicate: &Expr) -> Option<(Vec<Rank>, R
     let limits = split_conjunction(predicate).into_iter().filter_map(|term| limit(term, &names));
     let limit = limits.min_by_key(|limit| limit.rows)?;
     Some((ranks, limit))
+}
+
+/// The filter with what it can ask of a ranking asked there too, beneath columns that are chosen, named or left out.
+pub(super) fn with_limit_beneath(filter: &Filter) -> Result<Option<LogicalPlan>> {
+    let (mut predicate, mut at) = (filter.predicate.clone(), filter.input.as_ref());
+    loop {
+        match at {
+            LogicalPlan::Window(window) if ranking(window, &predicate).is_some() => break,
+            LogicalPlan::Projection(Projection { input, .. })
+            | LogicalPlan::SubqueryAlias(SubqueryAlias { input, .. }) => {
+                let terms = split_conjunction(&predicate).into_iter().map(|term| beneath(at, input, term.clone()));
+                let terms = terms.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+                let Some(beneath) = conjunction(terms) else { return Ok(None) };
+                (predicate, at) = (beneath, input.as_ref());
+            }
+            _ => return Ok(None),
+        }
+    }
+    let limited = |plan: LogicalPlan| -> DfResult<Transformed<LogicalPlan>> {
+        let is_window = matches!(plan, LogicalPlan::Window(_));
+        let recursion = if is_window { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue };
+        if !is_window {
+            return Ok(Transformed::new(plan, false, recursion));
+        }
+        let limited = LogicalPlan::Filter(Filter::try_new(predicate.clone(), Arc::new(plan))?);
+        Ok(Transformed::new(limited, true, recursion))
+    };
+    let input = filter.input.as_ref().clone().transform_down(limited)?.data;
+    Ok(Some(LogicalPlan::Filter(Filter::try_new(filter.predicate.clone(), Arc::new(input))?)))
+}
+
+/// A condition on the columns of a plan, on those of its input; nothing where one of them is computed.
+fn beneath(plan: &LogicalPlan, input: &LogicalPlan, predicate: Expr) -> Result<Option<Expr>> {
+    let mut all_known = true;
+    let moved = |expr: Expr| -> DfResult<Transformed<Expr>> {
+        let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
+        let at = plan.schema().index_of_column(column)?;
+        let column = match plan {
+            LogicalPlan::Projection(projection) => match projection.expr[at].clone().unalias() {
+                Expr::Column(column) => column,
+                _ => {
+                    all_known = false;
+                    return Ok(Transformed::no(expr));
+                }
+            },
+            _ => Column::from(input.schema().qualified_field(at)),
+        };
+        Ok(Transformed::yes(Expr::Column(column)))
+    };
+    let moved = predicate.transform_up(moved)?.data;
+    Ok(all_known.then_some(moved))
 }
 
 fn rank(function: &WindowFunction) -> Option<Rank> {

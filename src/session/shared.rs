@@ -30,7 +30,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 /// What a filter that only comes to be while the query runs looks like.
-const DYNAMIC: &str = r"( AND |predicate=)?DynamicFilter \[[^\]]*\]|, dynamic_rg_pruning=\w+";
+const DYNAMIC: &str = r"( AND |, predicate=)?DynamicFilter \[[^\]]*\]|, dynamic_rg_pruning=\w+";
 
 /// The plan, with equal aggregates shared.
 pub(super) fn share_aggregates(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
