@@ -160,18 +160,7 @@ impl Builder {
             LogicalPlan::Sort(Sort { input, fetch: None, .. }) => self.node(input),
             LogicalPlan::Repartition(repartition) => self.node(&repartition.input),
             LogicalPlan::Filter(filter) if temporal::depends(&filter.predicate)? => self.temporal(plan, filter, schema),
-            LogicalPlan::Filter(filter) => {
-                let input = Arc::clone(filter.input.schema());
-                let step = Step::Filter { predicate: filter.predicate.clone(), input };
-                if let LogicalPlan::Window(window) = filter.input.as_ref()
-                    && let Some((ranks, limit)) = windows::ranking(window, &filter.predicate)
-                {
-                    let ranked = self.ranking(window, ranks, limit)?;
-                    return Ok(self.push(Op::Stateless { steps: vec![step] }, vec![ranked], schema, false));
-                }
-                let limited = windows::with_limit_beneath(filter)?;
-                limited.map_or_else(|| self.stateless(step, &filter.input, schema), |limited| self.node(&limited))
-            }
+            LogicalPlan::Filter(filter) => self.filter(filter, schema),
             LogicalPlan::Projection(projection) if !random::calls(projection).is_empty() => {
                 self.random(plan, projection, schema)
             }
@@ -304,6 +293,21 @@ impl Builder {
             input: Arc::clone(window.input.schema()),
         };
         Ok(self.push(op, vec![input], schema, false))
+    }
+
+    fn filter(&mut self, filter: &Filter, schema: SchemaRef) -> Result<NodeId> {
+        let input = Arc::clone(filter.input.schema());
+        let step = Step::Filter { predicate: filter.predicate.clone(), input };
+        if let LogicalPlan::Window(window) = filter.input.as_ref()
+            && let Some((ranks, limit)) = windows::ranking(window, &filter.predicate)
+        {
+            let ranked = self.ranking(window, ranks, limit)?;
+            return Ok(self.push(Op::Stateless { steps: vec![step] }, vec![ranked], schema, false));
+        }
+        match windows::with_limit_beneath(filter)? {
+            Some(limited) => self.node(&limited),
+            None => self.stateless(step, &filter.input, schema),
+        }
     }
 
     fn ranking(&mut self, window: &Window, ranks: Vec<Rank>, limit: RankLimit) -> Result<NodeId> {
