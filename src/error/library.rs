@@ -180,7 +180,8 @@ fn known_message(message: &str) -> Option<Error> {
         let cause = rest.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
         let error =
             Error::query(format!("the regular expression cannot be read: {}", cause.unwrap_or("it is too large")));
-        let pattern = rest.lines().nth(1).map_or("", str::trim);
+        let pattern = rest.lines().skip_while(|line| !line.ends_with("regex parse error:")).nth(1);
+        let pattern = pattern.map_or("", str::trim);
         return Some(error.mark(format!("'{pattern}'")));
     }
     if let Some(sides) = after("Overflow happened on: ") {
