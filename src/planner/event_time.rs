@@ -432,16 +432,25 @@ fn of_asof(asof: &AsOfJoin, inputs: [&Columns; 2], grows: bool) -> Result<Vec<Ev
     Ok(evictions)
 }
 
-/// What a join forgets of each side: rows that nothing on the other side can meet any more, and that do not change.
+/// What a join forgets of each side: rows that nothing on the other side can meet any more, and that do not change. A row
+/// that only says whether others have a match is kept as long as one like it may come: that one would be the first again.
 fn of_sides(join: &Join, inputs: [&Columns; 2], grows: [bool; 2]) -> Result<Vec<Eviction>> {
     let schemas = [join.left.schema(), join.right.schema()];
     let links = links(join);
+    let tests = match join.join_type {
+        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => Some(1),
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => Some(0),
+        _ => None,
+    };
     let mut evictions = Vec::new();
     for side in 0..2 {
         for link in links.iter().filter(|link| link.not_below[side]) {
             let theirs = of_expr(&link.exprs[1 - side], schemas[1 - side], inputs[1 - side])?;
-            let own =
-                if grows[side] { Some(Vec::new()) } else { of_expr(&link.exprs[side], schemas[side], inputs[side])? };
+            let own = if grows[side] && tests != Some(side) {
+                Some(Vec::new())
+            } else {
+                of_expr(&link.exprs[side], schemas[side], inputs[side])?
+            };
             let (Some(theirs), Some(own)) = (theirs.filter(|bound| !bound.is_empty()), own) else { continue };
             let value = link.exprs[side].clone();
             evictions.push(Eviction { input: side, key: 0, value, bound: [theirs, own].concat() });
