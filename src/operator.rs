@@ -27,6 +27,7 @@ mod ranking;
 mod recompute;
 mod running;
 mod sessions;
+mod spilled;
 mod stateless;
 mod temporal;
 mod timeline;

@@ -20,7 +20,7 @@ use datafusion::execution::disk_manager::DiskManager;
 
 use crate::error::Result;
 use disk::{Files, Place};
-use page::{Row, Rows};
+use page::{Row, Rows, in_common};
 
 /// Rows of a page, at most.
 const PAGE_ROWS: usize = 128;
@@ -90,8 +90,7 @@ impl Page {
 
 /// The shortest key that is behind the first one and not behind the second one.
 fn between(before: &[u8], behind: &[u8]) -> Key {
-    let same = before.iter().zip(behind).take_while(|(a, b)| a == b).count();
-    behind[..behind.len().min(same + 1)].into()
+    behind[..behind.len().min(in_common(before, behind) + 1)].into()
 }
 
 impl Pages {

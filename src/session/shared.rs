@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
 use datafusion::common::DataFusionError;
@@ -28,16 +28,37 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::future::{BoxFuture, Shared};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use regex::Regex;
 
 /// What a filter that only comes to be while the query runs looks like.
 const DYNAMIC: &str = r"( AND |, predicate=)?DynamicFilter \[[^\]]*\]|, dynamic_rg_pruning=\w+";
 
 /// The plan, with equal aggregates shared.
 pub(super) fn share_aggregates(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    // Most plans have one or none, and are not read further.
+    if count(&plan) < 2 {
+        return Ok(plan);
+    }
     let mut seen = Seen::new();
     collect(&plan, &mut seen);
     seen.retain(|_, found| found.times > 1 && found.whole.is_some());
     if seen.is_empty() { Ok(plan) } else { replace(plan, &seen, &mut HashMap::new()) }
+}
+
+/// How many aggregates a plan has.
+fn count(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    usize::from(is_final(plan.as_ref())) + plan.children().into_iter().map(count).sum::<usize>()
+}
+
+/// True for an aggregate that gives results, and not states.
+fn is_final(plan: &dyn ExecutionPlan) -> bool {
+    let mode = plan.downcast_ref::<AggregateExec>().map(|aggregate| *aggregate.mode());
+    mode.is_some_and(|mode| !matches!(mode, AggregateMode::Partial | AggregateMode::PartialReduce))
+}
+
+fn dynamic_filters() -> Option<&'static Regex> {
+    static COMPILED: OnceLock<Option<Regex>> = OnceLock::new();
+    COMPILED.get_or_init(|| Regex::new(DYNAMIC).ok()).as_ref()
 }
 
 /// By how they read, the aggregates of a plan.
@@ -97,8 +118,7 @@ fn replace_beneath(
 
 /// How an aggregate and all beneath it read, and whether nothing in it waits for another part of the plan.
 fn text_of_aggregate(plan: &dyn ExecutionPlan) -> Option<(String, bool)> {
-    let aggregate = plan.downcast_ref::<AggregateExec>()?;
-    if matches!(aggregate.mode(), AggregateMode::Partial | AggregateMode::PartialReduce) {
+    if !is_final(plan) {
         return None;
     }
     let mut text = String::new();
@@ -107,7 +127,7 @@ fn text_of_aggregate(plan: &dyn ExecutionPlan) -> Option<(String, bool)> {
     if text.contains("scalar_subquery") {
         return None;
     }
-    let known = regex::Regex::new(DYNAMIC).ok()?.replace_all(&text, "").into_owned();
+    let known = dynamic_filters()?.replace_all(&text, "").into_owned();
     let is_whole = known == text;
     Some((known, is_whole))
 }

@@ -3,37 +3,30 @@
 //! Enters: batches. Leaves: some of their rows. Always holds: a row is read by itself where few are asked for, so that
 //! what is read follows what is asked for; a file goes when none of its rows is kept any more.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use datafusion::execution::SpillFile;
 use datafusion::execution::disk_manager::DiskManager;
 
 use crate::change::{RowEncoder, with_columns};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::operator::spilled::{Spilled, failed};
 
 /// If one row of so many is asked for, all are read.
 const DENSE: usize = 16;
 
 /// A file while rows are written to it.
 pub(super) struct ColdWriter {
-    file: Arc<ColdFile>,
+    file: Arc<Spilled>,
     out: BufWriter<File>,
     at: u64,
 }
 
-struct ColdFile {
-    file: File,
-    /// Is removed with this.
-    _named: Arc<dyn SpillFile>,
-}
-
 /// The rows of a batch, on disk.
 pub(super) struct ColdRows {
-    file: Arc<ColdFile>,
+    file: Arc<Spilled>,
     start: u64,
     /// Where each ends, from `start` on.
     ends: Vec<u32>,
@@ -41,16 +34,9 @@ pub(super) struct ColdRows {
 
 impl ColdWriter {
     pub(super) fn new(disk: &Arc<DiskManager>) -> Result<Self> {
-        let named = disk.create_tmp_file("rows of a pipeline's state")?;
-        let path = named.path().ok_or_else(|| Error::query("state can only go to files of this machine"))?;
-        let open = OpenOptions::new().read(true).write(true).open(path);
-        let file = open.map_err(|error| Error::io(path.display(), &error))?;
-        let out = file.try_clone().map_err(|error| Error::io(path.display(), &error))?;
-        Ok(Self {
-            file: Arc::new(ColdFile { file, _named: named }),
-            out: BufWriter::with_capacity(1 << 20, out),
-            at: 0,
-        })
+        let file = Spilled::new("rows of a pipeline's state", disk)?;
+        let out = file.file.try_clone().map_err(|error| failed(&error))?;
+        Ok(Self { file: Arc::new(file), out: BufWriter::with_capacity(1 << 20, out), at: 0 })
     }
 
     /// Writes the rows; nothing if they are too large.
@@ -77,11 +63,6 @@ impl ColdWriter {
     }
 }
 
-fn failed(error: &std::io::Error) -> Error {
-    Error::query(format!("state that does not fit into memory could not go to disk: {error}"))
-        .hint("make room in the folder of --temp-dir, or raise --memory-limit")
-}
-
 impl ColdRows {
     /// What is left of it in memory.
     pub(super) fn bytes(&self) -> usize {
@@ -97,10 +78,7 @@ impl ColdRows {
     pub(super) fn read(&self, rows: &[usize], encoder: &RowEncoder, like: &RecordBatch) -> Result<RecordBatch> {
         let mut bytes = Vec::new();
         let mut ranges = Vec::with_capacity(rows.len());
-        let get = |into: &mut [u8], at: usize| {
-            let read = self.file.file.read_exact_at(into, self.start + at as u64);
-            read.map_err(|error| Error::query(format!("state on disk could not be read: {error}")))
-        };
+        let get = |into: &mut [u8], at: usize| self.file.read(into, self.start + at as u64);
         if rows.len() * DENSE >= self.ends.len() {
             bytes.resize(self.ends.last().copied().unwrap_or(0) as usize, 0);
             get(&mut bytes, 0)?;

@@ -4,15 +4,14 @@
 //! file is begun when the one before is full, so there are few; a file goes when none of its pages is needed.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use datafusion::execution::SpillFile;
 use datafusion::execution::disk_manager::DiskManager;
 
 use super::{Entry, Key, Rows};
 use crate::error::{Error, Result};
+use crate::operator::spilled::{Spilled, failed};
 
 /// Bytes from which a file is full.
 const FILE_BYTES: u64 = 1 << 28;
@@ -38,9 +37,7 @@ pub(super) struct Files {
 
 /// One file.
 struct Stored {
-    file: File,
-    /// Is removed with this.
-    _named: Arc<dyn SpillFile>,
+    spilled: Spilled,
     size: u64,
     /// Bytes of pages that are needed.
     live: u64,
@@ -55,12 +52,12 @@ impl Files {
     pub(super) fn append(&mut self, bytes: &[u8], disk: &Arc<DiskManager>) -> Result<(u32, u64)> {
         let open = self.files.get(&self.made).is_some_and(|pages| pages.size < self.full);
         if !open {
-            let pages = create(disk)?;
+            let spilled = Spilled::new("ordered rows of a pipeline's state", disk)?;
             self.made += 1;
-            self.files.insert(self.made, pages);
+            self.files.insert(self.made, Stored { spilled, size: 0, live: 0 });
         }
         let Some(pages) = self.files.get_mut(&self.made) else { return Err(lost()) };
-        pages.file.write_all_at(bytes, pages.size).map_err(|error| failed(&error))?;
+        pages.spilled.file.write_all_at(bytes, pages.size).map_err(|error| failed(&error))?;
         let start = pages.size;
         pages.size += bytes.len() as u64;
         pages.live += bytes.len() as u64;
@@ -71,8 +68,7 @@ impl Files {
     pub(super) fn read(&self, place: Place) -> Result<Vec<u8>> {
         let mut bytes = vec![0; place.length as usize];
         let pages = self.files.get(&place.file).ok_or_else(lost)?;
-        let read = pages.file.read_exact_at(&mut bytes, place.start);
-        read.map_err(|error| Error::query(format!("state on disk could not be read: {error}")))?;
+        pages.spilled.read(&mut bytes, place.start)?;
         Ok(bytes)
     }
 
@@ -96,19 +92,6 @@ impl Files {
     pub(super) fn bytes(&self) -> (u64, u64) {
         self.files.values().fold((0, 0), |(size, live), pages| (size + pages.size, live + pages.live))
     }
-}
-
-fn create(disk: &Arc<DiskManager>) -> Result<Stored> {
-    let named = disk.create_tmp_file("ordered rows of a pipeline's state")?;
-    let path = named.path().ok_or_else(|| Error::query("state can only go to files of this machine"))?;
-    let open = OpenOptions::new().read(true).write(true).open(path);
-    let file = open.map_err(|error| Error::io(path.display(), &error))?;
-    Ok(Stored { file, _named: named, size: 0, live: 0 })
-}
-
-fn failed(error: &std::io::Error) -> Error {
-    Error::query(format!("state that does not fit into memory could not go to disk: {error}"))
-        .hint("make room in the folder of --temp-dir, or raise --memory-limit")
 }
 
 fn lost() -> Error {

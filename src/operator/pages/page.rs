@@ -31,7 +31,8 @@ fn head(key: &[u8], skip: usize) -> u64 {
     }
 }
 
-fn in_common(a: &[u8], b: &[u8]) -> usize {
+/// How many bytes two keys begin with alike.
+pub(super) fn in_common(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
