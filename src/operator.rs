@@ -54,7 +54,7 @@ use crate::checkpoint::{Pieces, Saved, StateStore, Work};
 use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
-use crate::planner::{IncrementalPlan, Node, NodeId, Op};
+use crate::planner::{Eviction, IncrementalPlan, Node, NodeId, Op};
 
 use exchange::Exchange;
 
@@ -299,7 +299,7 @@ impl Dataflow {
         let Some(node) = self.nodes[at].as_mut() else { return Ok(vec![Vec::new(); self.shards]) };
         // By shard, then by input.
         let mut work: Vec<Vec<Vec<Changes>>> = vec![Vec::new(); self.shards];
-        for (input, exchange) in &node.inputs {
+        for (input, exchange) in &mut node.inputs {
             let changes = take(results, unread, *input);
             for (shard, changes) in exchange.divide(changes, self.shards)?.into_iter().enumerate() {
                 work[shard].push(changes);
@@ -429,6 +429,30 @@ fn group_exchange(aggregate: &Aggregate, state: &SessionState) -> Result<Exchang
     Exchange::by_key(exprs.collect::<Result<_>>()?, types.map(|field| field.data_type().clone()).collect())
 }
 
+/// An aggregate in all shards; each sums up the rows that it gets before they are divided, where that can be.
+fn aggregates(
+    plan: &Aggregate,
+    grows: (bool, bool),
+    evict: &[Eviction],
+    input: NodeId,
+    shards: usize,
+    state: &SessionState,
+) -> Result<Running> {
+    let new = |shard, evict| aggregate::Aggregate::new(plan, grows, evict, state, shard);
+    let (mut partials, mut operators): (Vec<_>, Vec<Box<dyn Operator>>) = (Vec::new(), Vec::new());
+    for shard in 0..shards {
+        let partial = aggregate::Partial::new(new(shard, &[])?, partials.first());
+        let operator = new(shard, evict)?;
+        operators.push(Box::new(match &partial {
+            Some(partial) => operator.behind(partial),
+            None => operator,
+        }));
+        partials.extend(partial);
+    }
+    let exchange = Exchange::by_group(group_exchange(plan, state)?, partials)?;
+    Ok(Running { inputs: vec![(input, exchange)], shards: operators })
+}
+
 /// How a join wants its inputs divided. One of NOT IN has its right side twice: by key, and counted.
 fn join_exchanges(join: &Join, state: &SessionState) -> Result<Vec<Exchange>> {
     let [left, right] = join::key_exprs(join, state)?;
@@ -502,6 +526,10 @@ fn in_order(node: &Node, grows: bool, state: &SessionState) -> Result<(Box<dyn O
 fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionState) -> Result<Option<Running>> {
     let append_only = |at: usize| plan.nodes[node.inputs[at]].append_only;
     let evict = node.evict.as_slice();
+    if let Op::Aggregate { aggregate } = &node.op {
+        let grows = (append_only(0), node.append_only);
+        return Ok(Some(aggregates(aggregate, grows, evict, node.inputs[0], shards, state)?));
+    }
     let mut operators: Vec<Box<dyn Operator>> = Vec::new();
     let mut exchanges: Vec<Exchange> = node.inputs.iter().map(|_| Exchange::None).collect();
     for shard in 0..shards {
@@ -514,11 +542,6 @@ fn running(plan: &IncrementalPlan, node: &Node, shards: usize, state: &SessionSt
             Op::Stateless { steps } => Box::new(stateless::Stateless::new(steps, state)?),
             Op::Union => Box::new(stateless::Union::new(&node.schema, node.append_only)),
             Op::Linear { plan } => Box::new(stateless::Linear { plan: plan.as_ref().clone() }),
-            Op::Aggregate { aggregate } => {
-                exchanges = vec![group_exchange(aggregate, state)?];
-                let grows = (append_only(0), node.append_only);
-                Box::new(aggregate::Aggregate::new(aggregate, grows, evict, state, shard)?)
-            }
             Op::Join { join, left_rests, right_rests } => {
                 let rests = [*left_rests, *right_rests];
                 let grow = [append_only(0), append_only(1)];

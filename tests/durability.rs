@@ -18,6 +18,9 @@ fn visible(place: &Place) -> Vec<String> {
 const LONG: &str =
     "SELECT value AS n, repeat('x', 100) || value AS t, value % 7 AS k FROM generate_series(1, 30000000)";
 
+/// Writes the first bytes of each partition soon.
+const EARLY: &str = "OPTIONS ('compression' 'uncompressed', 'max_row_group_size' '10000')";
+
 /// Waits until something is staged, so that the kill falls into the writing.
 fn wait_until_staged(place: &Place) {
     let start = Instant::now();
@@ -50,7 +53,7 @@ fn a_killed_copy_leaves_the_old_file_and_the_next_cleans_up() {
 #[test]
 fn a_killed_copy_leaves_no_folder() {
     let place = Place::new();
-    let copy = format!("COPY ({LONG}) TO 'd/' STORED AS PARQUET PARTITIONED BY (k)");
+    let copy = format!("COPY ({LONG}) TO 'd/' STORED AS PARQUET PARTITIONED BY (k) {EARLY}");
     killed_while_writing(&place, &copy);
     assert_eq!(visible(&place), Vec::<String>::new());
     place.sql("COPY (SELECT 1 AS n, 2 AS k) TO 'd/' STORED AS PARQUET PARTITIONED BY (k)").data();
@@ -101,8 +104,9 @@ fn a_file_can_be_copied_over_itself() {
 #[test]
 fn insert_adds_files_that_show_at_once() {
     let place = Place::new();
-    let create =
-        "CREATE EXTERNAL TABLE t (n BIGINT, t VARCHAR, k BIGINT) STORED AS PARQUET PARTITIONED BY (k) LOCATION 'd/';";
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (n BIGINT, t VARCHAR, k BIGINT) STORED AS PARQUET PARTITIONED BY (k) LOCATION 'd/' {EARLY};"
+    );
     place.sql(&format!("{create} INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)")).data();
     place.sql(&format!("{create} INSERT INTO t VALUES (3, 'c', 1)")).data();
     assert_eq!(place.sql(&format!("{create} SELECT n, k FROM t ORDER BY n")).data(), "n,k\n1,1\n2,2\n3,1\n");

@@ -151,3 +151,50 @@ fn an_epoch_of_one_row_does_not_look_at_its_whole_partition() {
     let verified = place.run(&["verify", "--state", "state", "-c", &sql]).data();
     assert!(verified.contains("equal: 1 statement"), "{verified}");
 }
+
+/// Epochs of many rows with few groups, in files of which each shard gets some: what a shard sums up before its rows
+/// are divided is what the rows come to.
+#[test]
+fn what_shards_sum_up_before_is_what_their_rows_come_to() {
+    let place = Place::new();
+    let line = |id: u64| {
+        let (k, f) = (id % 7, (id % 1000) as f64 / 7.0);
+        let v = if id.is_multiple_of(13) { "null".to_owned() } else { (id * 31 % 101).to_string() };
+        format!("{{\"id\":{id},\"k\":{k},\"v\":{v},\"f\":{f}}}\n")
+    };
+    let rows = "count(*) AS c, count(v) AS n, sum(v) AS s, avg(v) AS a, sum(f) AS f, var_pop(f) AS p, corr(v, f) AS r, \
+                bool_or(v > 99) AS o, sum(v) FILTER (WHERE v > 50) AS w";
+    let values =
+        "min(v) AS lo, max(f) AS hi, approx_distinct(v) AS d, first_value(id ORDER BY f DESC, id) AS e, count(*) AS c";
+    let queries = [
+        format!("SELECT k, {rows} FROM a GROUP BY k"),
+        format!("SELECT {rows} FROM a"),
+        format!("SELECT k, v, {values} FROM a GROUP BY k, v"),
+        format!("SELECT {values} FROM a"),
+        // Of rows that come and go.
+        "SELECT g, count(*) AS c, sum(s) AS s, avg(s) AS a, var_pop(s) AS p, bool_and(s > 10) AS o
+         FROM (SELECT id // 3 AS h, id % 5 AS g, sum(v) AS s FROM a GROUP BY 1, 2) GROUP BY g"
+            .to_owned(),
+        "SELECT k, count(*) AS c FROM (SELECT k, id, f FROM a UNION ALL SELECT k + 0.5, id, f FROM a) GROUP BY k"
+            .to_owned(),
+    ];
+    let mut sql = String::from(
+        "CREATE STREAM a (id BIGINT, k BIGINT, v BIGINT, f DOUBLE) STORED AS JSON LOCATION 'a/' OPTIONS ('max_files_per_epoch' '4');",
+    );
+    for (at, query) in queries.iter().enumerate() {
+        let _ = write!(sql, "COPY ({query}) TO 'q{at}.csv';");
+    }
+    place.write("p.sql", &sql);
+    for round in 0..2_u64 {
+        for file in 0..8 {
+            let from = (round * 8 + file) * 12_000;
+            // The second time also rows that are alone.
+            let alone = if round == 1 { line(7_000_000 + file) } else { String::new() };
+            place
+                .write(&format!("a/{round}-{file}.json"), (from..from + 12_000).map(line).collect::<String>() + &alone);
+        }
+        place.run(&["query", "p.sql", "--once", "-q", "--threads", if round == 0 { "3" } else { "2" }]).data();
+        let verified = place.run(&["verify", "p.sql"]).data();
+        assert!(verified.contains(&format!("equal: {} statements", queries.len())), "{verified}");
+    }
+}

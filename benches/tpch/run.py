@@ -5,9 +5,10 @@ Enters: the options below, the queries of `sql/tpch`, and eight Parquet files (`
 generated at scale factor `--sf`).
 Leaves: one table on standard output, with the CPU seconds, the wall-clock seconds and the peak
 memory of each engine for each query, the ratios, and the geometric means.
-Always holds: every number is the median of `--runs` runs, the engines taken in turn; what Python
-and its packages take to start is subtracted from the engines that run in Python; a query that
-fails in an engine is named on standard error, left out of the means, and makes the exit code 1.
+Always holds: every number is the median of `--runs` runs, the engines taken in turn; what each
+process takes to start and to run nothing is subtracted, since two of the engines start in Python; a
+query that fails in an engine is named on standard error, left out of the means, and makes the exit
+code 1.
 """
 
 import argparse
@@ -68,12 +69,12 @@ class Usage:
 
 @dataclasses.dataclass
 class Engine:
-    """An engine and how it is started: `start` alone runs nothing, with `query` a query."""
+    """An engine and how it is started: `start` runs nothing, `query` a query."""
 
     name: str
     version: str
     query: list[str]
-    start: list[str] | None = None
+    start: list[str]
     overhead: Usage = dataclasses.field(default_factory=lambda: Usage(0.0, 0.0, 0.0))
 
 
@@ -148,7 +149,7 @@ def engines(args: argparse.Namespace, scripts: pathlib.Path) -> list[Engine]:
     """The engines in the order they take turns in."""
     python = python_of(args.venv)
     version = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
-    script = str(scripts / f"{QUERY}.sql")
+    script, nothing = str(scripts / f"{QUERY}.sql"), str(scripts / "nothing.sql")
 
     def in_python(name: str, package: str, code: str) -> Engine:
         start = [python, "-c", f"TABLES = {TABLES!r}\n{code}", str(args.threads)]
@@ -157,13 +158,15 @@ def engines(args: argparse.Namespace, scripts: pathlib.Path) -> list[Engine]:
 
     fuse = str(args.fuse.resolve())
     found = [
-        Engine("fuse", output_of([fuse, "--version"]), [fuse, "query", script, "--format", "csv"]),
+        Engine("fuse", output_of([fuse, "--version"]), [fuse, "query", script, "--format", "csv"],
+               [fuse, "query", nothing, "--format", "csv"]),
         in_python("duckdb", "duckdb", DUCKDB),
     ]
     if args.datafusion_cli:
         cli = args.datafusion_cli
-        command = [cli, "--quiet", "--format", "csv", "--file", script]
-        found.append(Engine("datafusion", output_of([cli, "--version"]), command))
+        command = [cli, "--quiet", "--format", "csv", "--file"]
+        version = output_of([cli, "--version"])
+        found.append(Engine("datafusion", version, command + [script], command + [nothing]))
     else:
         found.append(in_python("datafusion", "datafusion", DATAFUSION))
     return found
@@ -179,6 +182,7 @@ def write_scripts(args: argparse.Namespace, scripts: pathlib.Path) -> None:
     for query in args.queries:
         text = (REPO / f"sql/tpch/{query}.sql").read_text(encoding="utf-8")
         (scripts / f"{query}.sql").write_text(tables + text, encoding="utf-8")
+    (scripts / "nothing.sql").write_text("-- Nothing.\n", encoding="utf-8")
 
 
 def run(command: list[str]) -> Usage:
@@ -207,16 +211,15 @@ def median(runs: list[Usage]) -> Usage:
 
 
 def measure_start(engine: Engine, runs: int) -> None:
-    """Measures what the engine's Python takes to start, after one run to warm it up."""
-    if engine.start:
-        run(engine.start)
-        engine.overhead = median([run(engine.start) for _ in range(runs)])
+    """Measures what the engine takes to start, after one run to warm it up."""
+    run(engine.start)
+    engine.overhead = median([run(engine.start) for _ in range(runs)])
 
 
 def measure(found: list[Engine], query: str, runs: int) -> dict[str, Usage]:
     """Runs one query in every engine in turn; an engine that fails is left out.
 
-    The start of an engine's Python is measured beside each run: what it takes drifts.
+    The start of an engine is measured beside each run: what it takes drifts.
     """
     taken: dict[str, list[Usage]] = {engine.name: [] for engine in found}
     starts: dict[str, list[Usage]] = {engine.name: [] for engine in found}
@@ -225,21 +228,19 @@ def measure(found: list[Engine], query: str, runs: int) -> dict[str, Usage]:
             if engine.name not in taken:
                 continue
             try:
-                start = run(engine.start) if engine.start else None
+                start = run(engine.start)
                 usage = run([part.replace(QUERY, query) for part in engine.query])
             except (OSError, RuntimeError) as error:
                 print(f"{engine.name} failed at {query}: {error}", file=sys.stderr)
                 del taken[engine.name]
                 continue
-            if start:
-                starts[engine.name].append(start)
+            starts[engine.name].append(start)
             taken[engine.name].append(usage)
     medians = {name: median(usages) for name, usages in taken.items()}
     for name, usage in medians.items():
-        if starts[name]:
-            start = median(starts[name])
-            usage.cpu = max(usage.cpu - start.cpu, LEAST)
-            usage.wall = max(usage.wall - start.wall, LEAST)
+        start = median(starts[name])
+        usage.cpu = max(usage.cpu - start.cpu, LEAST)
+        usage.wall = max(usage.wall - start.wall, LEAST)
     return medians
 
 
@@ -293,9 +294,8 @@ def main() -> int:
         print(f"data {args.data}, {args.threads} cores, median of {args.runs} runs")
         for engine in found:
             measure_start(engine, args.runs)
-            start = f"; subtracted for its start: {engine.overhead.cpu:.3f} s of CPU," \
-                    f" {engine.overhead.wall:.3f} s on the wall clock" if engine.start else ""
-            print(f"{engine.name}: {engine.version}{start}")
+            print(f"{engine.name}: {engine.version}; subtracted for its start:"
+                  f" {engine.overhead.cpu:.3f} s of CPU, {engine.overhead.wall:.3f} s on the wall clock")
         print()
         header(names)
         lines = []

@@ -10,6 +10,7 @@ mod exact;
 mod function;
 mod groups;
 mod packed;
+mod partial;
 mod rows;
 mod states;
 mod sums;
@@ -39,8 +40,9 @@ use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{Eviction, Upkeep};
 use counted::Counted;
-use function::{Batch, Fold, Function, Moved};
+use function::{Fold, Function, Moved};
 use groups::Groups;
+pub(super) use partial::Partial;
 use rows::Rows;
 use states::States;
 use sums::Sums;
@@ -63,6 +65,8 @@ pub(super) struct Aggregate {
     output: SchemaRef,
     /// What is saved a row for each group.
     saved: SchemaRef,
+    /// What a [`Partial`] makes of rows: the same, without the group's shard and number.
+    partial: SchemaRef,
     results: RowMatcher,
     groups: Groups,
     /// Results are never retracted.
@@ -122,6 +126,7 @@ impl Aggregate {
             results: RowMatcher::new(types(results))?,
             groups: Groups::new(types(keys))?,
             output: Arc::clone(&output),
+            partial: Arc::new(Schema::new(saved[2..].to_vec())),
             saved: Arc::new(Schema::new(saved)),
             append_only,
             touched_at: Vec::new(),
@@ -187,7 +192,11 @@ impl Aggregate {
         self.steps += 1;
         let (mut touched, mut numbered) = (Vec::new(), Vec::new());
         for change in inputs {
-            let columns = evaluate(&self.by, &change.rows)?;
+            let columns = if self.is_partial(change) {
+                change.rows.columns()[..self.by.len()].to_vec()
+            } else {
+                evaluate(&self.by, &change.rows)?
+            };
             // A row of none names the one group.
             let rows = if self.is_global() { change.len().max(1) } else { change.len() };
             let mut numbers = self.groups.intern(&columns, rows)?;
@@ -282,31 +291,33 @@ impl Aggregate {
         self.results.equal(&taken(before, old)?, &taken(after, new)?, old.len())
     }
 
+    /// What is kept of these groups: their columns, how many rows they have, and the states of the functions.
+    fn kept(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
+        let mut columns = if self.is_global() { Vec::new() } else { self.groups.columns(groups)? };
+        let rows = groups.iter().map(|group| self.groups.rows[*group as usize]);
+        columns.push(Arc::new(Int64Array::from_iter_values(rows)));
+        for fold in &self.folds {
+            columns.extend(fold.states(groups)?);
+        }
+        Ok(columns)
+    }
+
     /// What is saved of these groups; of one that is gone nothing but that.
     fn states(&self, groups: &[u32]) -> Result<RecordBatch> {
         let stands = |group: &&u32| self.groups.rows[**group as usize] != 0 || self.is_global();
         let (alive, gone): (Vec<&u32>, Vec<&u32>) = groups.iter().partition(stands);
         let alive: Vec<u32> = alive.into_iter().copied().collect();
         let numbers = alive.iter().chain(gone.iter().copied()).copied();
-        let rows = alive.iter().map(|group| self.groups.rows[*group as usize]).chain(gone.iter().map(|_| 0));
-        let mut standing = if self.is_global() { Vec::new() } else { self.groups.columns(&alive)? };
-        let keys = standing.len();
-        for fold in &self.folds {
-            standing.extend(fold.states(&alive)?);
-        }
-        let filled = standing.into_iter().map(|column| -> Result<ArrayRef> {
-            let nulls = new_null_array(column.data_type(), gone.len());
-            Ok(arrow::compute::concat(&[column.as_ref(), nulls.as_ref()])?)
-        });
-        let mut filled = filled.collect::<Result<Vec<_>>>()?;
-        let states = filled.split_off(keys);
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(vec![self.shard; groups.len()])),
             Arc::new(UInt32Array::from_iter_values(numbers)),
         ];
-        columns.extend(filled);
-        columns.push(Arc::new(Int64Array::from_iter_values(rows)));
-        columns.extend(states);
+        let no_rows: ArrayRef = Arc::new(Int64Array::from(vec![0; gone.len()]));
+        for (at, column) in self.kept(&alive)?.into_iter().enumerate() {
+            let nothing = || new_null_array(column.data_type(), gone.len());
+            let of_gone = if at == self.by.len() { Arc::clone(&no_rows) } else { nothing() };
+            columns.push(arrow::compute::concat(&[column.as_ref(), of_gone.as_ref()])?);
+        }
         with_columns(&self.saved, columns, groups.len())
     }
 
@@ -461,18 +472,7 @@ impl Operator for Aggregate {
         let known = touched.iter().filter(|group| if global { stood } else { stands(&self.groups, group) });
         let known: Vec<u32> = known.copied().collect();
         let before = Standing { results: self.results(&known)?, groups: known };
-        for (change, numbered) in inputs.iter().zip(&numbered) {
-            let batch = Batch {
-                rows: &change.rows,
-                weights: change.weights.as_ref(),
-                numbers: &numbered.numbers,
-                places: &numbered.places,
-                touched: numbered.touched,
-                groups: self.groups.numbers(),
-            };
-            self.groups.count(&numbered.numbers, change.weights.as_ref());
-            self.folds.iter_mut().try_for_each(|fold| fold.update(&batch))?;
-        }
+        self.take_in(&inputs, &numbered)?;
         for fold in &mut self.folds {
             fold.settle(&touched, self.groups.numbers())?;
         }

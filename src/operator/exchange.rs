@@ -1,7 +1,8 @@
 //! From one way of dividing rows to another.
 //!
-//! Enters: the changes of all shards. Leaves: the same, by the hash of a key, or all in the first shard; or their
-//! number, for all shards. Always holds: equal keys go to one shard, in this run and in every later one.
+//! Enters: the changes of all shards. Leaves: the same, by the hash of a key, or all in the first shard, of groups
+//! with many rows summed up before; or their number, for all shards. Always holds: equal keys go to one shard, in this
+//! run and in every later one.
 
 use std::sync::Arc;
 
@@ -9,12 +10,17 @@ use arrow::array::{ArrayRef, Int64Array, UInt64Array};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use hashbrown::HashSet;
 
+use super::aggregate::Partial;
 use super::exists::tally_schema;
 use super::keys::{KeyHasher, evaluate_key, nulls, shard_of};
 use super::{EpochContext, Operator};
 use crate::change::{Changes, count, with_columns};
 use crate::error::{Error, Result};
+
+/// Rows that show whether groups have many.
+const SAMPLE: usize = 4096;
 
 /// How an operator wants its input divided.
 pub(super) enum Exchange {
@@ -24,6 +30,8 @@ pub(super) enum Exchange {
     One,
     /// By the hash of these columns.
     Key { exprs: Vec<Arc<dyn PhysicalExpr>>, hasher: KeyHasher },
+    /// Like `rows`; where many rows have few groups, each shard sums its own up before, and the sums are divided.
+    Groups { rows: Box<Exchange>, shards: Vec<Partial>, sums: Box<Exchange> },
     /// How many rows there are, and in how many a column is NULL: the same for all shards.
     Tally { exprs: Vec<Arc<dyn PhysicalExpr>> },
 }
@@ -45,8 +53,20 @@ impl Exchange {
         Self::by_key(exprs.collect(), types.collect())
     }
 
+    /// By the columns of groups; `shards` sum up the rows of their groups.
+    pub(super) fn by_group(rows: Exchange, shards: Vec<Partial>) -> Result<Self> {
+        let Some(first) = shards.first() else { return Ok(rows) };
+        let keys = match &rows {
+            Exchange::Key { exprs, .. } => exprs.len(),
+            _ => 0,
+        };
+        let keys: Vec<usize> = (0..keys).collect();
+        let sums = Box::new(Self::by_row(&Arc::new(first.schema().project(&keys)?))?);
+        Ok(Exchange::Groups { rows: Box::new(rows), shards, sums })
+    }
+
     /// Divides the changes of all shards anew.
-    pub(super) fn divide(&self, changes: Vec<Vec<Changes>>, shards: usize) -> Result<Vec<Vec<Changes>>> {
+    pub(super) fn divide(&mut self, changes: Vec<Vec<Changes>>, shards: usize) -> Result<Vec<Vec<Changes>>> {
         match self {
             Exchange::None => Ok(changes),
             Exchange::Tally { exprs } => Ok(vec![tally(exprs, &changes)?; shards]),
@@ -57,19 +77,11 @@ impl Exchange {
                 Ok(all)
             }
             Exchange::Key { exprs, hasher } => {
-                let rows: usize = changes.iter().map(|changes| count(changes)).sum();
                 let divide = |changes: Vec<Changes>| by_key(exprs, hasher, &changes, shards);
-                let parts: Vec<Vec<Vec<Changes>>> = if rows < super::PARALLEL_ROWS {
+                let parts: Vec<Vec<Vec<Changes>>> = if rows_of(&changes) < super::PARALLEL_ROWS {
                     changes.into_iter().map(divide).collect::<Result<_>>()?
                 } else {
-                    std::thread::scope(|scope| {
-                        let threads: Vec<_> =
-                            changes.into_iter().map(|changes| scope.spawn(|| divide(changes))).collect();
-                        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                            thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
-                        };
-                        threads.into_iter().map(join).collect::<Result<_>>()
-                    })?
+                    in_parallel(changes, divide)?
                 };
                 let mut all = vec![Vec::new(); shards];
                 for part in parts {
@@ -79,8 +91,43 @@ impl Exchange {
                 }
                 Ok(all)
             }
+            Exchange::Groups { rows, shards: partials, sums } => {
+                if rows_of(&changes) < super::PARALLEL_ROWS || !rows.repeats(&changes)? {
+                    return rows.divide(changes, shards);
+                }
+                let work = changes.into_iter().zip(partials).filter(|(changes, _)| !changes.is_empty()).collect();
+                let summed = in_parallel(work, |(changes, partial)| Ok(vec![partial.combine(&changes)?]))?;
+                sums.divide(summed, shards)
+            }
         }
     }
+
+    /// True if the first rows have keys that come again.
+    fn repeats(&self, changes: &[Vec<Changes>]) -> Result<bool> {
+        let Exchange::Key { exprs, hasher } = self else { return Ok(true) };
+        let Some(first) = changes.iter().flatten().max_by_key(|change| change.len()) else { return Ok(false) };
+        let rows = first.rows.slice(0, first.len().min(SAMPLE));
+        let hashes = hasher.hashes(&evaluate_key(exprs, &rows)?, rows.num_rows())?;
+        let distinct: HashSet<u64> = hashes.into_iter().collect();
+        // Two thirds: summing up rows that are alone costs more than it saves.
+        Ok(distinct.len() * 3 <= rows.num_rows() * 2)
+    }
+}
+
+fn rows_of(changes: &[Vec<Changes>]) -> usize {
+    changes.iter().map(|changes| count(changes)).sum()
+}
+
+/// Does the work of each shard, each in a thread of its own.
+fn in_parallel<T: Send, R: Send>(work: Vec<T>, one: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let one = &one;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = work.into_iter().map(|work| scope.spawn(move || one(work))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| Err(Error::from_panic(panic.as_ref())))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
 fn by_key(

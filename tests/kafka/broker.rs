@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,16 +33,27 @@ pub(super) fn until(what: &str, so: impl Fn() -> bool) {
     }
 }
 
+/// The server itself, not the script that starts it: a signal to the script does not reach the server.
+fn program() -> PathBuf {
+    let libraries = venv().join("lib");
+    let mut found = std::fs::read_dir(&libraries).expect("what ./tests/run installs").flatten();
+    let program = found
+        .find_map(|python| Some(python.path().join("site-packages/noida_db/noida-db")).filter(|path| path.exists()))
+        .expect("noida-db, which ./tests/run installs");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("may be run");
+    program
+}
+
 fn spawn(port: u16, data: &Path) -> Child {
     let port_text = port.to_string();
-    let child = Command::new(venv().join("bin/noida-db"))
+    let child = Command::new(program())
         .args(["start", "--only", "kafka", "--kafka-port", &port_text, "--data-dir"])
         .arg(data)
         .current_dir(data)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("noida-db, which ./tests/run installs");
+        .expect("noida-db starts");
     until("the broker", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     child
 }
@@ -55,12 +67,10 @@ impl Broker {
 
     pub(super) fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let begun = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
-            if begun.elapsed() > Duration::from_secs(20) {
-                let _ = self.child.kill();
-            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "the broker does not stop");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -78,6 +78,18 @@ impl Exact {
         }
     }
 
+    /// Adds another sum.
+    pub(super) fn add_sum(&mut self, other: &Exact) {
+        other.parts.iter().for_each(|part| grow(&mut self.parts, *part));
+        if let Some(other) = &other.rare {
+            let rare = self.rare.get_or_insert_default();
+            rare.nan += other.nan;
+            rare.positive += other.positive;
+            rare.negative += other.negative;
+            other.big.iter().for_each(|part| grow(&mut rare.big, *part));
+        }
+    }
+
     /// Adds another sum times a factor; only of sums that are plain.
     pub(super) fn add_scaled(&mut self, other: &Exact, factor: f64) {
         other.parts.iter().for_each(|part| self.add_product(*part, factor, 1));
@@ -232,6 +244,20 @@ mod tests {
             let forward = sum(&values);
             values.reverse();
             prop_assert!(forward == sum(&values) || forward.is_nan() && sum(&values).is_nan());
+        }
+
+        #[test]
+        fn the_sum_of_two_sums_is_that_of_their_values(a in prop::collection::vec(any_float(), 0..20),
+                                                       b in prop::collection::vec(any_float(), 0..20)) {
+            let sum = |values: &mut dyn Iterator<Item = &f64>| {
+                let mut sum = Exact::default();
+                values.for_each(|value| sum.add(*value, 1));
+                sum
+            };
+            let mut both = sum(&mut a.iter());
+            both.add_sum(&Exact::from_bytes(&sum(&mut b.iter()).to_bytes()));
+            let all = sum(&mut a.iter().chain(&b));
+            prop_assert!(both.value() == all.value() || both.value().is_nan() && all.value().is_nan());
         }
     }
 

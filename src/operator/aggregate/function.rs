@@ -14,7 +14,7 @@ use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFuncti
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 
 use crate::checkpoint::{Pieces, Saved};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::keys::evaluate;
 use crate::planner::{Called, Upkeep};
 
@@ -79,6 +79,16 @@ pub(super) trait Fold: Send {
     fn forget(&mut self, group: u32) -> Result<()> {
         self.remove(group);
         Ok(())
+    }
+
+    /// True if it takes the states of other folds in.
+    fn merges(&self) -> bool {
+        false
+    }
+
+    /// Takes in what [`Fold::states`] of another fold gave, a row for each row of the batch.
+    fn merge(&mut self, _batch: &Batch<'_>, _states: &[ArrayRef]) -> Result<()> {
+        Err(Error::query("an aggregate does not take in states of others"))
     }
 
     /// The columns of [`Fold::states`].

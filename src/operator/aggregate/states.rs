@@ -52,7 +52,13 @@ impl States {
         self.functions.iter().map(Function::accumulator).collect()
     }
 
-    fn merge(&self, into: &mut Accumulators, states: &RecordBatch, places: &[usize], total: usize) -> Result<()> {
+    fn merge_states(
+        &self,
+        into: &mut Accumulators,
+        states: &RecordBatch,
+        places: &[usize],
+        total: usize,
+    ) -> Result<()> {
         let mut at = 0;
         for (accumulator, width) in into.iter_mut().zip(&self.widths) {
             accumulator.merge_batch(&states.columns()[at..at + width], places, total)?;
@@ -82,15 +88,24 @@ impl States {
 
 impl Fold for States {
     fn update(&mut self, batch: &Batch<'_>) -> Result<()> {
-        let mut accumulators = match self.epoch.take() {
-            Some(accumulators) => accumulators,
-            None => self.accumulators()?,
-        };
+        let mut accumulators = self.epoch.take().map_or_else(|| self.accumulators(), Ok)?;
         for (function, accumulator) in self.functions.iter().zip(&mut accumulators) {
             let arguments = function.arguments(batch.rows)?;
             let selected = function.selected(batch.rows)?;
             function.accumulate(accumulator.as_mut(), &arguments, batch.places, selected.as_ref(), batch.touched)?;
         }
+        self.epoch = Some(accumulators);
+        Ok(())
+    }
+
+    fn merges(&self) -> bool {
+        true
+    }
+
+    fn merge(&mut self, batch: &Batch<'_>, states: &[ArrayRef]) -> Result<()> {
+        let mut accumulators = self.epoch.take().map_or_else(|| self.accumulators(), Ok)?;
+        let states = with_columns(&self.schema, states.to_vec(), batch.len())?;
+        self.merge_states(&mut accumulators, &states, batch.places, batch.touched)?;
         self.epoch = Some(accumulators);
         Ok(())
     }
@@ -104,7 +119,7 @@ impl Fold for States {
         let (places, known): (Vec<usize>, Vec<u32>) = touched.iter().enumerate().filter(known).unzip();
         if !known.is_empty() {
             let old = self.rows.gather(&self.slots(&known))?;
-            self.merge(&mut accumulators, &old, &places, touched.len())?;
+            self.merge_states(&mut accumulators, &old, &places, touched.len())?;
         }
         let mut states = Vec::new();
         for accumulator in &mut accumulators {
@@ -118,7 +133,7 @@ impl Fold for States {
         let states = self.rows.gather(&self.slots(groups))?;
         let mut accumulators = self.accumulators()?;
         let places: Vec<usize> = (0..groups.len()).collect();
-        self.merge(&mut accumulators, &states, &places, groups.len())?;
+        self.merge_states(&mut accumulators, &states, &places, groups.len())?;
         accumulators.iter_mut().map(|accumulator| Ok(accumulator.evaluate(EmitTo::All)?)).collect()
     }
 

@@ -286,6 +286,30 @@ impl Fold for Sums {
         self.add(&arguments, batch.numbers, batch.groups, times)
     }
 
+    fn merges(&self) -> bool {
+        true
+    }
+
+    fn merge(&mut self, batch: &Batch<'_>, states: &[ArrayRef]) -> Result<()> {
+        self.reserve(batch.groups);
+        let counts = states[0].as_primitive::<Int64Type>().values();
+        let wholes = keeps_whole(self.sum).then(|| states[1].as_primitive::<Decimal128Type>().values());
+        let width = width(self.sum);
+        let floats = &states[states.len() - width..];
+        for (row, group) in batch.numbers.iter().enumerate() {
+            let group = *group as usize;
+            self.counts[group] += counts[row];
+            if let Some(wholes) = wholes {
+                let sum = self.wholes[group].checked_add(wholes[row]);
+                self.wholes[group] = sum.ok_or_else(|| too_large(&self.function))?;
+            }
+            for (at, sums) in floats.iter().enumerate() {
+                self.floats[group * width + at].add_sum(&Exact::from_bytes(sums.as_binary::<i32>().value(row)));
+            }
+        }
+        Ok(())
+    }
+
     fn settle(&mut self, _touched: &[u32], groups: usize) -> Result<()> {
         self.reserve(groups);
         Ok(())
