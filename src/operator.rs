@@ -32,6 +32,7 @@ mod stateless;
 mod temporal;
 mod timeline;
 mod top;
+mod waiting;
 mod window;
 
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ use datafusion::common::DFSchema;
 use datafusion::execution::SessionState;
 use datafusion::execution::disk_manager::DiskManager;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation, human_readable_size};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, Join, SortExpr};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
@@ -52,6 +54,7 @@ use tokio::runtime::Handle;
 use crate::change::{self, Changes};
 use crate::checkpoint::{Pieces, Saved, StateStore, Work};
 use crate::clock::Stopwatch;
+use crate::durable::planted;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 use crate::planner::{Eviction, IncrementalPlan, Node, NodeId, Op};
@@ -80,18 +83,35 @@ pub struct EpochContext {
     pub taken: BTreeMap<String, String>,
 }
 
+/// The memory that one operator may take while it is restored.
+pub struct Room {
+    /// Bytes, about.
+    limit: usize,
+    disk: Arc<DiskManager>,
+}
+
 /// One of the parts into which keys are divided.
-#[derive(Debug, Clone, Copy)]
-pub struct Shard {
+#[derive(Clone, Copy)]
+pub struct Shard<'a> {
     /// Which one.
     pub index: usize,
     /// Of how many.
     pub count: usize,
     /// What is restored was saved by another number of shards: all of it has to be saved again.
     pub moved: bool,
+    /// Where what does not fit into memory goes.
+    pub room: &'a Room,
 }
 
-impl Shard {
+impl Shard<'_> {
+    /// Where an operator that is restored takes so many bytes, lets it spill.
+    fn fit(self, bytes: usize, spill: impl FnOnce(usize, &Arc<DiskManager>) -> Result<usize>) -> Result<()> {
+        if bytes > self.room.limit {
+            spill(bytes - self.room.limit / 2, &self.room.disk)?;
+        }
+        Ok(())
+    }
+
     fn has(self, hash: u64) -> bool {
         keys::shard_of(hash, self.count) == self.index
     }
@@ -152,6 +172,7 @@ pub struct Dataflow {
     watched: bool,
     /// The memory of the state, as the session's pool knows it.
     memory: MemoryReservation,
+    env: Arc<RuntimeEnv>,
 }
 
 /// The changes of one node, by shard.
@@ -169,7 +190,8 @@ impl Dataflow {
         plan.outputs.iter().for_each(|output| readers[output.node] += 1);
         let memory = MemoryConsumer::new("the state of the pipeline").register(&state.runtime_env().memory_pool);
         let work = plan.keys().into_iter().map(|key| Work { key, ..Work::default() }).collect();
-        Ok(Self { plan, nodes, shards, readers, work, watched: false, memory })
+        let env = Arc::clone(state.runtime_env());
+        Ok(Self { plan, nodes, shards, readers, work, watched: false, memory, env })
     }
 
     /// Goes on counting where an earlier run has ended.
@@ -230,21 +252,32 @@ impl Dataflow {
         for node in given {
             outputs.push(take(&mut results, &mut unread, node).into_iter().flatten().collect());
         }
-        self.fit(&context.state)?;
+        self.fit()?;
         Ok(outputs)
     }
 
+    /// The bytes of memory that there may be.
+    fn limit(&self) -> usize {
+        match self.env.memory_pool.memory_limit() {
+            MemoryLimit::Finite(limit) => limit,
+            _ => usize::MAX,
+        }
+    }
+
     /// Puts rows of the state on disk if it takes more than its share of the memory that there may be.
-    fn fit(&mut self, state: &SessionState) -> Result<()> {
-        let env = state.runtime_env();
-        let MemoryLimit::Finite(limit) = env.memory_pool.memory_limit() else { return Ok(()) };
+    fn fit(&mut self) -> Result<()> {
+        let (limit, all) = (self.limit(), planted("force.spill"));
+        if limit == usize::MAX && !all {
+            return Ok(());
+        }
         let (_, mut bytes) = self.size();
-        if bytes > limit / 4 * STATE_QUARTERS {
+        if all || bytes > limit / 4 * STATE_QUARTERS {
             // Half of it, so that not every epoch writes a little.
             let mut operators: Vec<_> = self.nodes.iter_mut().flatten().flat_map(|node| &mut node.shards).collect();
             operators.sort_by_key(|operator| std::cmp::Reverse(operator.size().1));
             for operator in operators {
-                bytes -= operator.spill(bytes.saturating_sub(limit / 2), &env.disk_manager)?.min(bytes);
+                let frees = if all { usize::MAX } else { bytes.saturating_sub(limit / 2) };
+                bytes -= operator.spill(frees, &self.env.disk_manager)?.min(bytes);
             }
         }
         if bytes > limit {
@@ -362,6 +395,8 @@ impl Dataflow {
         let names: Vec<&str> =
             store.last().parts.keys().map(String::as_str).filter(|name| Self::has_part(name)).collect();
         let moved = names.iter().any(|name| !name.ends_with(&of));
+        // Beside what is restored before, of which half of the memory may be full.
+        let room = Room { limit: self.limit() / 4 / count, disk: Arc::clone(&self.env.disk_manager) };
         for (at, node) in self.plan.keepers().into_iter().enumerate() {
             let parts = names.iter().filter_map(|name| {
                 let (part, shard) = name.strip_prefix(&format!("keep{at}-part"))?.split_once("-shard")?;
@@ -377,8 +412,9 @@ impl Dataflow {
                     let its: Vec<Pieces> = its.map(|(_, _, name)| store.pieces(name, runtime)).collect();
                     Pieces::new(its.into_iter().flatten())
                 };
-                operator.restore((0..=last).map(part).collect(), Shard { index, count, moved })?;
+                operator.restore((0..=last).map(part).collect(), Shard { index, count, moved, room: &room })?;
             }
+            self.fit()?;
         }
         Ok(())
     }

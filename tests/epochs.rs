@@ -68,7 +68,7 @@ impl Source for Fed {
     fn save(&mut self) -> Result<Saved, Error> {
         let schema = Schema::new(vec![Field::new("next", DataType::Int64, false)]);
         let next = Arc::new(Int64Array::from(vec![self.next as i64]));
-        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?]))
+        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<(), Error> {

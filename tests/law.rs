@@ -310,6 +310,9 @@ pub(crate) fn seed() -> u64 {
     number("FUSE_LAW_SEED").unwrap_or_else(now)
 }
 
+/// Set in a process whose pipelines put all of their state on disk behind each epoch.
+const SPILLS: &str = "FUSE_LAW_SPILLS";
+
 fn law(part: u64, of: u32) {
     let config = Config {
         cases: cases() / of,
@@ -337,6 +340,23 @@ fn random_queries_in_epochs_give_the_batch_one() {
 #[test]
 fn random_queries_in_epochs_give_the_batch_two() {
     law(1, 2);
+}
+
+/// The same where all state that can go to disk is there at the end of each epoch.
+#[test]
+#[cfg(feature = "failpoints")]
+fn random_queries_with_their_state_on_disk_give_the_batch() {
+    if std::env::var_os(SPILLS).is_some() {
+        fail::cfg("force.spill", "return").expect("a failpoint");
+        return law(2, 4);
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["law::random_queries_with_their_state_on_disk_give_the_batch", "--exact", "--nocapture"])
+        .env(SPILLS, "1")
+        .output()
+        .expect("runs");
+    let told = || String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}", told());
 }
 
 /// Not even a query that cannot be planned as it stands may be wrong: most must run, or nothing is tested.

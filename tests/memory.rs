@@ -168,6 +168,51 @@ fn both_sides_of_an_asof_join_go_to_disk() {
 }
 
 #[test]
+fn groups_go_to_disk() {
+    let query = "SELECT k, count(*) AS c, sum(n) AS n, sum(t) AS t, bool_or(o) AS o, min(a) AS lo, max(length(s)) AS s
+                 FROM (SELECT s, k, count(*) AS n, sum(v) AS t, bool_or(v > 9000) AS o, avg(v) AS a FROM l GROUP BY s, k)
+                 GROUP BY k";
+    keeps_on_disk("Aggregate", query);
+}
+
+#[test]
+fn groups_of_rows_that_stay_go_to_disk_and_come_back() {
+    let query = "SELECT length(s) AS s, count(*) AS c, sum(n) AS n, max(hi) AS hi, sum(e) AS e
+                 FROM (SELECT repeat('y', 1500) || id % 26000 AS s, count(*) AS n, max(v) AS hi,
+                       first_value(id ORDER BY v, id) AS e FROM a GROUP BY 1)
+                 GROUP BY 1";
+    keeps_on_disk("Aggregate", query);
+}
+
+/// 60 MB of rows by key that change, go, and come back.
+#[test]
+fn a_table_with_a_key_goes_to_disk() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("spill")).expect("a folder");
+    let sql = "CREATE STREAM t (id BIGINT, v BIGINT, s VARCHAR, PRIMARY KEY (id)) STORED AS JSON LOCATION 'a/'
+            OPTIONS ('op_column' 'op', 'on_missing' 'skip', 'max_files_per_epoch' '1');
+        COPY (SELECT id % 7 AS k, count(*) AS c, sum(v) AS v, sum(length(s)) AS s FROM t GROUP BY 1) TO 'shown.csv'";
+    let text = "y".repeat(1500);
+    let limits = ["--memory-limit", "30MB", "--temp-dir", "spill", "--threads", "2"];
+    let mut files = 0..12_u64;
+    for count in [8, 2, 2] {
+        for file in files.by_ref().take(count) {
+            let row = |at: u64| {
+                // Of ten rows one goes, and two change one of before.
+                let id = if at % 10 < 2 { at * 7919 % (file * 4_000 + 1) } else { file * 4_000 + at };
+                let op = if at % 10 == 0 { "d" } else { "u" };
+                format!("{{\"op\":\"{op}\",\"id\":{id},\"v\":{},\"s\":\"{text}{at}\"}}\n", at + file)
+            };
+            place.write(&format!("a/{file:02}.json"), (0..4_000).map(row).collect::<String>());
+        }
+        place.run(&[&["query", "--once", "--state", "state", "-q", "-c", sql], &limits[..]].concat()).data();
+        let verified = place.run(&["verify", "--state", "state", "-c", sql]).data();
+        assert!(verified.contains("equal: 1 statement"), "{verified}");
+        assert!(!place.files().iter().any(|name| name.starts_with("spill/")), "{:?}", place.files());
+    }
+}
+
+#[test]
 fn the_rows_of_a_limit_go_to_disk() {
     keeps_on_disk("Top 50 behind", "SELECT id, v, s FROM l ORDER BY v, id LIMIT 50");
 }

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use hashbrown::HashTable;
 
-use super::{Changes, RowEncoder, hash, nullable, with_columns};
+use super::{Changes, Encoded, RowEncoder, hash, nullable, with_columns};
 use crate::error::{Error, Result};
 
 /// The column that says what a row does: [`INSERT`] or [`DELETE`].
@@ -102,6 +102,22 @@ impl NetRows {
     /// The memory that it takes, about.
     pub fn bytes(&self) -> usize {
         self.bytes + self.rows.capacity() * size_of::<Row>() + self.slots.capacity() * 24
+    }
+
+    /// Forgets all rows, and gives their memory back.
+    pub fn clear(&mut self) {
+        (self.rows, self.free, self.touched) = (Vec::new(), Vec::new(), Vec::new());
+        (self.slots, self.bytes) = (HashTable::new(), 0);
+    }
+
+    /// The bytes of the keys of these rows, as [`NetRows::settle`] tells them.
+    pub fn keys(&self, rows: &RecordBatch) -> Result<Encoded> {
+        self.encoders[0].encode(&self.columns(rows, &self.key), rows.num_rows())
+    }
+
+    /// True if a row of this key is there.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.find(hash(key), key).is_some()
     }
 
     /// How many deletes were left out since the last call.

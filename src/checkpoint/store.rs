@@ -25,15 +25,18 @@ use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
+/// A file of a checkpoint is ended when it has so many bytes: it is made in memory.
+const SEGMENT_BYTES: usize = 32 << 20;
+
 /// What a part of a pipeline hands over at a checkpoint.
 #[derive(Debug)]
 pub enum Saved {
     /// It is as at the last checkpoint.
     Unchanged,
     /// What has changed since; restored behind what was saved before.
-    Added(Vec<RecordBatch>),
+    Added(Pieces),
     /// All of it; takes the place of what was saved before.
-    Whole(Vec<RecordBatch>),
+    Whole(Pieces),
 }
 
 /// A checkpoint as its manifest tells it.
@@ -170,8 +173,8 @@ impl StateStore {
 
     /// Keeps a table at rest as it is now, for as long as its epoch may be replayed.
     pub async fn save_table(&self, name: &str, batches: &[RecordBatch]) -> Result<()> {
-        match encode(batches)? {
-            Some(bytes) => self.folder.replace(&format!("{TABLES}/{name}.parquet"), bytes).await,
+        match encode(&mut batches.iter().cloned().map(Ok), usize::MAX)? {
+            Some((_, bytes)) => self.folder.replace(&format!("{TABLES}/{name}.parquet"), bytes).await,
             None => Ok(()),
         }
     }
@@ -251,15 +254,17 @@ impl StateStore {
                 Saved::Unchanged | Saved::Added(_) => self.last.parts.get(&part).cloned().unwrap_or_default(),
                 Saved::Whole(_) => Vec::new(),
             };
-            if let Saved::Added(batches) | Saved::Whole(batches) = saved
-                && let Some(bytes) = encode(&batches)?
-            {
-                let file = format!("{epoch:012}-{part}.parquet");
-                let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-                let segment = Segment { file, rows, bytes: bytes.len() as u64, crc32: checksum(&bytes) };
-                // A name may be taken by a checkpoint that was begun and not finished.
-                self.folder.replace(&format!("{STATE}/{}", segment.file), bytes).await?;
-                segments.push(segment);
+            if let Saved::Added(batches) | Saved::Whole(batches) = saved {
+                let mut batches = batches.fuse();
+                for number in 1.. {
+                    let Some((rows, bytes)) = encode(&mut batches, SEGMENT_BYTES)? else { break };
+                    let more = if number == 1 { String::new() } else { format!("-{number}") };
+                    let file = format!("{epoch:012}-{part}{more}.parquet");
+                    let segment = Segment { file, rows, bytes: bytes.len() as u64, crc32: checksum(&bytes) };
+                    // A name may be taken by a checkpoint that was begun and not finished.
+                    self.folder.replace(&format!("{STATE}/{}", segment.file), bytes).await?;
+                    segments.push(segment);
+                }
             }
             if !segments.is_empty() {
                 next.parts.insert(part, segments);
@@ -305,20 +310,36 @@ fn checksum(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
 }
 
-/// A Parquet file of these batches; nothing if there are no rows.
-fn encode(batches: &[RecordBatch]) -> Result<Option<Vec<u8>>> {
-    let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
-    if first.num_columns() == 0 {
-        return encode(&batches.iter().map(with_rows).collect::<Result<Vec<_>>>()?);
-    }
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by(CREATED_BY.to_owned());
-    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties.build()))?;
+/// A Parquet file of the next of these batches, ended behind so many bytes, and how many rows it has; nothing if there
+/// are none left.
+fn encode(batches: &mut impl Iterator<Item = Result<RecordBatch>>, bytes: usize) -> Result<Option<(u64, Vec<u8>)>> {
+    let mut started: Option<(ArrowWriter<Vec<u8>>, u64)> = None;
     for batch in batches {
-        writer.write(batch)?;
+        let mut batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if batch.num_columns() == 0 {
+            batch = with_rows(&batch)?;
+        }
+        let (writer, rows) = match &mut started {
+            Some(started) => started,
+            None => {
+                let properties = WriterProperties::builder()
+                    .set_compression(Compression::ZSTD(ZstdLevel::default()))
+                    .set_created_by(CREATED_BY.to_owned());
+                let writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.build()))?;
+                started.insert((writer, 0))
+            }
+        };
+        writer.write(&batch)?;
+        *rows += batch.num_rows() as u64;
+        if writer.bytes_written() + writer.in_progress_size() > bytes {
+            break;
+        }
     }
-    Ok(Some(writer.into_inner()?))
+    let Some((writer, rows)) = started else { return Ok(None) };
+    Ok(Some((rows, writer.into_inner()?)))
 }
 
 /// A file without columns would forget how many rows it has.
@@ -357,7 +378,7 @@ mod tests {
     fn rows_without_columns_are_counted() {
         let options = RecordBatchOptions::new().with_row_count(Some(3));
         let rows = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).expect("rows");
-        let bytes = encode(&[rows]).expect("encodes").expect("rows");
+        let (_, bytes) = encode(&mut [Ok(rows)].into_iter(), SEGMENT_BYTES).expect("encodes").expect("rows");
         let read = decode(bytes.into()).expect("decodes").collect::<Result<Vec<_>>>().expect("batches");
         assert_eq!(read.iter().map(|batch| (batch.num_columns(), batch.num_rows())).collect::<Vec<_>>(), [(0, 3)]);
     }
@@ -374,12 +395,12 @@ mod tests {
         let mut store = StateStore::open(Folder::local(root.path()).expect("opens")).await.expect("empty");
         assert!(store.last().parts.is_empty());
         let part = |saved| vec![("0".to_owned(), saved)];
-        store.save(10, part(Saved::Whole(vec![batch(&[1, 2])])), Vec::new()).await.expect("saves");
-        store.save(20, part(Saved::Added(vec![batch(&[3])])), Vec::new()).await.expect("saves");
+        store.save(10, part(Saved::Whole(vec![batch(&[1, 2])].into())), Vec::new()).await.expect("saves");
+        store.save(20, part(Saved::Added(vec![batch(&[3])].into())), Vec::new()).await.expect("saves");
         assert_eq!(rows(root.path()).await, (20, 3));
         assert_eq!(store.save(30, part(Saved::Unchanged), Vec::new()).await.expect("saves"), 20);
         assert_eq!(rows(root.path()).await, (30, 3));
-        store.save(40, part(Saved::Whole(vec![batch(&[9])])), Vec::new()).await.expect("saves");
+        store.save(40, part(Saved::Whole(vec![batch(&[9])].into())), Vec::new()).await.expect("saves");
         assert_eq!(std::fs::read_dir(root.path().join("checkpoints")).expect("lists").count(), 2);
         let newest = root.path().join("state/000000000040-0.parquet");
         let mut bytes = std::fs::read(&newest).expect("reads");

@@ -5,6 +5,7 @@
 //! DataFusion's, at the cost of the rows that come or go; where none of that serves, the rows of the groups that are
 //! touched are computed anew. A group without rows is gone; without GROUP BY there is one group, also of no rows.
 
+mod cold;
 mod counted;
 mod exact;
 mod function;
@@ -39,6 +40,7 @@ use crate::change::{Changes, RowMatcher, concat, retracted_too_often, take_rows,
 use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{Eviction, Upkeep};
+use cold::Cold;
 use counted::Counted;
 use function::{Fold, Function, Moved};
 use groups::Groups;
@@ -82,6 +84,8 @@ pub(super) struct Aggregate {
     shard: u32,
     /// When groups can be forgotten.
     expiry: Option<Expiry<u32>>,
+    /// Groups that are not in the tables, where a group can be one row, and is not forgotten by time.
+    cold: Option<Cold>,
 }
 
 impl Aggregate {
@@ -118,6 +122,9 @@ impl Aggregate {
         saved.extend(keys.iter().map(nullable));
         saved.push(Arc::new(Field::new(ROWS, DataType::Int64, false)));
         saved.extend(folds.iter().flat_map(|fold| fold.fields()));
+        let partial = Arc::new(Schema::new(saved[2..].to_vec()));
+        let is_row = !by.is_empty() && expiry.is_none() && folds.iter().all(|fold| fold.merges());
+        let cold = is_row.then(|| Cold::new(&partial, keys.len())).transpose()?;
         Ok(Self {
             by,
             folds,
@@ -126,7 +133,7 @@ impl Aggregate {
             results: RowMatcher::new(types(results))?,
             groups: Groups::new(types(keys))?,
             output: Arc::clone(&output),
-            partial: Arc::new(Schema::new(saved[2..].to_vec())),
+            partial,
             saved: Arc::new(Schema::new(saved)),
             append_only,
             touched_at: Vec::new(),
@@ -136,6 +143,7 @@ impl Aggregate {
             save_whole: false,
             shard: shard as u32,
             expiry: expiry.transpose()?,
+            cold,
         })
     }
 
@@ -181,6 +189,13 @@ impl Aggregate {
         let keys = self.output.fields()[..self.by.len()].iter();
         let schema = Schema::new(keys.map(|key| key.as_ref().clone().with_nullable(true)).collect::<Vec<_>>());
         with_columns(&Arc::new(schema), self.groups.columns(groups)?, groups.len())
+    }
+
+    /// Memory, about.
+    fn bytes(&self) -> usize {
+        let folds: usize = self.folds.iter().map(|fold| fold.bytes()).sum();
+        let waiting = self.expiry.as_ref().map_or(0, Expiry::bytes) + self.cold.as_ref().map_or(0, Cold::bytes);
+        self.groups.bytes() + folds + waiting + self.touched_at.capacity() * 4 + self.stamps.capacity() * 8
     }
 
     fn is_global(&self) -> bool {
@@ -467,6 +482,7 @@ impl Operator for Aggregate {
         }
         let stood = self.groups.len() > 0;
         let (touched, numbered) = self.touch(&inputs)?;
+        self.thaw(&touched)?;
         let stands = |groups: &Groups, group: &u32| groups.rows[*group as usize] > 0;
         let global = self.is_global();
         let known = touched.iter().filter(|group| if global { stood } else { stands(&self.groups, group) });
@@ -488,6 +504,8 @@ impl Operator for Aggregate {
             self.note(&new)?;
         }
         let out = self.difference(before, after)?;
+        let gone = touched.iter().filter(|group| !global && self.groups.rows[**group as usize] == 0);
+        self.note_gone(&gone.copied().collect::<Vec<_>>())?;
         for group in touched {
             self.groups.change(group);
             if !global && self.groups.rows[group as usize] == 0 {
@@ -500,6 +518,9 @@ impl Operator for Aggregate {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
+        if let Some(saved) = self.save_groups()? {
+            return Ok(vec![saved]);
+        }
         let changed = self.groups.take_changed();
         self.saved_rows += changed.len();
         let whole = std::mem::take(&mut self.save_whole);
@@ -507,11 +528,11 @@ impl Operator for Aggregate {
         all.push(if whole || self.saved_rows > 2 * self.groups.len() + 1000 {
             let alive = self.groups.all();
             self.saved_rows = alive.len();
-            Saved::Whole(vec![self.states(&alive)?])
+            Saved::Whole(vec![self.states(&alive)?].into())
         } else if changed.is_empty() {
             Saved::Unchanged
         } else {
-            Saved::Added(vec![self.states(&changed)?])
+            Saved::Added(vec![self.states(&changed)?].into())
         });
         for fold in &mut self.folds {
             all.extend(fold.save(self.shard, whole)?);
@@ -521,6 +542,9 @@ impl Operator for Aggregate {
 
     fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
         let mut parts = saved.into_iter();
+        if self.cold.is_some() {
+            return self.restore_keyed(parts.next().unwrap_or_default(), shard);
+        }
         let batches = parts.next().unwrap_or_default().collect::<Result<Vec<_>>>()?;
         let rows = concat(&self.saved, &batches)?;
         drop(batches);
@@ -536,16 +560,10 @@ impl Operator for Aggregate {
     }
 
     fn size(&self) -> (usize, usize) {
-        let folds: usize = self.folds.iter().map(|fold| fold.bytes()).sum();
-        let expiry = self.expiry.as_ref().map_or(0, Expiry::bytes);
-        (self.groups.len(), self.groups.bytes() + folds + expiry)
+        (self.groups.len() + self.cold.as_ref().map_or(0, Cold::len), self.bytes())
     }
 
     fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
-        let mut freed = 0;
-        for fold in &mut self.folds {
-            freed += fold.spill(bytes.saturating_sub(freed), disk)?;
-        }
-        Ok(freed)
+        self.spill_groups(bytes, disk)
     }
 }

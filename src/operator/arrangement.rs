@@ -16,7 +16,7 @@ use super::expiry::Expiry;
 use super::index::{Index, NONE, tag_of};
 use super::multiset::{BLOCK, Matches, Multiset};
 use crate::change::Changes;
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 
 /// A hash for keys that are numbers: no two have the same chain.
@@ -275,7 +275,7 @@ impl Side {
                 if new.is_empty() {
                     return Ok(Saved::Unchanged);
                 }
-                Ok(Saved::Added(new.chunks(BLOCK).map(|slots| rows.gather(slots)).collect::<Result<_>>()?))
+                Ok(Saved::Added(Pieces::new(rows.snapshot(&new).batches(BLOCK))))
             }
         }
     }

@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::disk_manager::DiskManager;
 
 use crate::change::{RowEncoder, concat, with_columns};
+use crate::durable::planted;
 use crate::error::{Error, Result};
 use cold::{ColdRows, ColdWriter};
 
@@ -21,6 +22,10 @@ use cold::{ColdRows, ColdWriter};
 const CHUNK_ROWS: usize = 1 << 16;
 /// So many chunks of a size become one of the next.
 const MERGED: usize = 8;
+/// A chunk of so many bytes is large, however few its rows are.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Smaller chunks are not worth a place on disk.
+const LEAST_SPILLED: usize = 256 << 10;
 const NOWHERE: u32 = u32::MAX;
 
 /// Rows of one schema.
@@ -39,31 +44,54 @@ pub(super) struct Chunks {
     /// Of all chunks.
     bytes: usize,
     /// Makes bytes of the rows that go to disk.
-    encoder: Option<RowEncoder>,
+    encoder: Option<Arc<RowEncoder>>,
     /// Chunks that were ever made.
     made: u64,
 }
 
-struct Chunk {
-    /// Its rows; none, if they are cold.
+/// The rows of a chunk.
+#[derive(Clone)]
+struct Held {
+    /// None, if they are cold.
     batch: RecordBatch,
-    cold: Option<ColdRows>,
+    cold: Option<Arc<ColdRows>>,
+}
+
+/// Some rows as they are when it is made, whatever becomes of them then.
+pub(super) struct Snapshot {
+    schema: SchemaRef,
+    encoder: Option<Arc<RowEncoder>>,
+    chunks: Vec<Held>,
+    places: Vec<u32>,
+}
+
+struct Chunk {
+    rows: Held,
     /// A chunk of a higher number was made later.
     number: u64,
     /// The slot of each row, or [`NOWHERE`].
     slots: Vec<u32>,
     live: usize,
+    /// The memory that it takes.
     bytes: usize,
+    /// The bytes of its rows when it was made, wherever they are.
+    width: usize,
 }
 
 impl Chunk {
     fn new(batch: RecordBatch, slots: Vec<u32>, live: usize) -> Self {
-        let bytes = batch.get_array_memory_size() + slots.capacity() * 4;
-        Self { batch, cold: None, number: 0, slots, live, bytes }
+        let memory = batch.get_array_memory_size();
+        let (width, bytes) = (width(&batch, memory), memory + slots.capacity() * 4);
+        Self { rows: Held { batch, cold: None }, number: 0, slots, live, bytes, width }
     }
 
     fn is_sparse(&self) -> bool {
         self.slots.len() > 1024 && self.live * 2 < self.slots.len()
+    }
+
+    /// It stays as it is, and can go to disk.
+    fn is_large(&self) -> bool {
+        self.slots.len() >= CHUNK_ROWS / 2 || self.width >= CHUNK_BYTES
     }
 
     /// Chunks of one level are merged; from half of the full size on they are left as they are.
@@ -160,15 +188,15 @@ impl Chunks {
     /// Merges the last chunks as long as there are many of their size, or enough for a large one.
     fn merge_small(&mut self) -> Result<()> {
         while let Some(level) = self.small.last().map(|last| self.chunks[*last].level()) {
-            let (mut run, mut rows) = (0, 0);
+            let (mut run, mut rows, mut bytes) = (0, 0, 0);
             for at in self.small.iter().rev() {
                 let chunk = &self.chunks[*at];
-                if chunk.level() > level || rows + chunk.live > CHUNK_ROWS {
+                if chunk.level() > level || rows + chunk.live > CHUNK_ROWS || bytes >= CHUNK_BYTES {
                     break;
                 }
-                (run, rows) = (run + 1, rows + chunk.live);
+                (run, rows, bytes) = (run + 1, rows + chunk.live, bytes + chunk.width);
             }
-            if run < 2 || (run < MERGED && rows < CHUNK_ROWS / 2) {
+            if run < 2 || (run < MERGED && rows < CHUNK_ROWS / 2 && bytes < CHUNK_BYTES) {
                 return Ok(());
             }
             let parts: Vec<Chunk> =
@@ -198,8 +226,8 @@ impl Chunks {
 
     fn cut_out(&mut self, at: usize) -> Chunk {
         self.holes.push(at);
-        let batch = RecordBatch::new_empty(Arc::clone(&self.schema));
-        let hole = Chunk { batch, cold: None, number: 0, slots: Vec::new(), live: 0, bytes: 0 };
+        let rows = Held { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), cold: None };
+        let hole = Chunk { rows, number: 0, slots: Vec::new(), live: 0, bytes: 0, width: 0 };
         let chunk = std::mem::replace(&mut self.chunks[at], hole);
         self.bytes -= chunk.bytes;
         chunk
@@ -218,7 +246,7 @@ impl Chunks {
             }
         }
         self.bytes += chunk.bytes;
-        if chunk.slots.len() < CHUNK_ROWS / 2 {
+        if !chunk.is_large() {
             self.small.push(at);
         }
         if at == self.chunks.len() {
@@ -233,7 +261,7 @@ impl Chunks {
         let live: usize = parts.iter().map(|part| part.live).sum();
         let mut slots = Vec::with_capacity(live);
         let mut rows = Vec::new();
-        let whole = parts.iter().all(|part| part.live == part.slots.len() && part.cold.is_none());
+        let whole = parts.iter().all(|part| part.live == part.slots.len() && part.rows.cold.is_none());
         for (part, chunk) in parts.iter().enumerate() {
             let alive = chunk.slots.iter().enumerate().filter(|(_, slot)| **slot != NOWHERE);
             for (row, slot) in alive {
@@ -243,81 +271,56 @@ impl Chunks {
                 }
             }
         }
-        let parts: Vec<&Chunk> = parts.iter().collect();
-        let batch =
-            if whole { concat(&self.schema, parts.iter().map(|part| &part.batch))? } else { self.pick(&parts, rows)? };
+        let parts: Vec<&Held> = parts.iter().map(|part| &part.rows).collect();
+        let batch = if whole {
+            concat(&self.schema, parts.iter().map(|part| &part.batch))?
+        } else {
+            pick(&self.schema, self.encoder.as_deref(), &parts, rows)?
+        };
         Ok(Chunk::new(compact(&batch)?, slots, live))
     }
 
     /// The rows of these slots, in this order.
     pub(super) fn gather(&self, slots: &[u32]) -> Result<RecordBatch> {
-        let (chunks, rows) = self.find(slots);
-        self.pick(&chunks, rows)
+        let places = slots.iter().map(|slot| self.places[*slot as usize]);
+        let (used, rows) = find(places, self.chunks.len());
+        let chunks: Vec<&Held> = used.into_iter().map(|at| &self.chunks[at].rows).collect();
+        pick(&self.schema, self.encoder.as_deref(), &chunks, rows)
     }
 
-    /// The chunks that hold these slots, and where in them the rows are.
-    fn find(&self, slots: &[u32]) -> (Vec<&Chunk>, Vec<(usize, usize)>) {
-        let mut used: Vec<u32> = vec![NOWHERE; self.chunks.len()];
-        let mut chunks = Vec::new();
-        let mut rows = Vec::with_capacity(slots.len());
-        for slot in slots {
-            let place = self.places[*slot as usize] as usize;
-            let at = &mut used[place / CHUNK_ROWS];
-            if *at == NOWHERE {
-                *at = chunks.len() as u32;
-                chunks.push(&self.chunks[place / CHUNK_ROWS]);
-            }
-            rows.push((*at as usize, place % CHUNK_ROWS));
+    /// The rows of these slots, in this order, to be read later. It holds no row a second time.
+    pub(super) fn snapshot(&self, slots: &[u32]) -> Snapshot {
+        Snapshot {
+            schema: Arc::clone(&self.schema),
+            encoder: self.encoder.clone(),
+            chunks: self.chunks.iter().map(|chunk| chunk.rows.clone()).collect(),
+            places: slots.iter().map(|slot| self.places[*slot as usize]).collect(),
         }
-        (chunks, rows)
     }
 
-    /// Rows of several chunks: which chunk, and where in it.
-    fn pick(&self, chunks: &[&Chunk], mut rows: Vec<(usize, usize)>) -> Result<RecordBatch> {
-        if rows.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
-        }
-        let thawed = self.thaw(chunks, &mut rows)?;
-        let batches: Vec<&RecordBatch> =
-            chunks.iter().zip(&thawed).map(|(chunk, thawed)| thawed.as_ref().unwrap_or(&chunk.batch)).collect();
-        let picked = (0..self.schema.fields().len()).map(|at| {
-            let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
-            Ok(interleave(&arrays, &rows)?)
-        });
-        with_columns(&self.schema, picked.collect::<Result<_>>()?, rows.len())
-    }
-
-    /// Of each chunk on disk the rows that are asked for, which `rows` then names by their places among them.
-    fn thaw(&self, chunks: &[&Chunk], rows: &mut [(usize, usize)]) -> Result<Vec<Option<RecordBatch>>> {
-        let mut thawed: Vec<Option<RecordBatch>> = chunks.iter().map(|_| None).collect();
-        let Some(encoder) = self.encoder.as_ref().filter(|_| chunks.iter().any(|chunk| chunk.cold.is_some())) else {
-            return Ok(thawed);
-        };
-        let mut asked: Vec<Vec<usize>> = vec![Vec::new(); chunks.len()];
-        for (chunk, row) in rows.iter_mut().filter(|(chunk, _)| chunks[*chunk].cold.is_some()) {
-            asked[*chunk].push(*row);
-            *row = asked[*chunk].len() - 1;
-        }
-        for ((chunk, asked), thawed) in chunks.iter().zip(asked).zip(&mut thawed) {
-            if let Some(cold) = &chunk.cold {
-                *thawed = Some(cold.read(&asked, encoder, &chunk.batch)?);
-            }
-        }
-        Ok(thawed)
-    }
-
-    /// Puts large chunks on disk, those first that were made first, until so many bytes of memory are free or none is
-    /// left; gives how many are.
+    /// Puts chunks on disk until so many bytes of memory are free or none is left; gives how many are.
     pub(super) fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
-        let large = |chunk: &Chunk| chunk.cold.is_none() && chunk.slots.len() >= CHUNK_ROWS / 2;
-        let mut warm: Vec<usize> = (0..self.chunks.len()).filter(|at| large(&self.chunks[*at])).collect();
+        let freed = self.spill_large(bytes, disk)?;
+        // What is small will be read again to be merged.
+        let least = if planted("force.spill") { 0 } else { LEAST_SPILLED };
+        Ok(freed + self.spill_some(bytes.saturating_sub(freed), disk, |chunk| chunk.width >= least)?)
+    }
+
+    /// The same of those that will not be merged, the first made first.
+    pub(super) fn spill_large(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        self.spill_some(bytes, disk, Chunk::is_large)
+    }
+
+    fn spill_some(&mut self, bytes: usize, disk: &Arc<DiskManager>, which: impl Fn(&Chunk) -> bool) -> Result<usize> {
+        let warm = |chunk: &Chunk| chunk.rows.cold.is_none() && chunk.live > 0 && which(chunk);
+        let mut warm: Vec<usize> = (0..self.chunks.len()).filter(|at| warm(&self.chunks[*at])).collect();
         if bytes == 0 || warm.is_empty() || self.schema.fields().is_empty() {
             return Ok(0);
         }
         warm.sort_unstable_by_key(|at| self.chunks[*at].number);
         let encoder = match self.encoder.take() {
             Some(encoder) => encoder,
-            None => RowEncoder::of(&self.schema)?,
+            None => Arc::new(RowEncoder::of(&self.schema)?),
         };
         let mut writer = ColdWriter::new(disk)?;
         let mut spilled = Vec::new();
@@ -327,7 +330,7 @@ impl Chunks {
                 break;
             }
             let chunk = &self.chunks[at];
-            if let Some(cold) = writer.write(&chunk.batch, &encoder)? {
+            if let Some(cold) = writer.write(&chunk.rows.batch, &encoder)? {
                 freed += chunk.bytes.saturating_sub(cold.bytes() + chunk.slots.capacity() * 4);
                 spilled.push((at, cold));
             }
@@ -338,8 +341,7 @@ impl Chunks {
             self.bytes -= chunk.bytes;
             chunk.bytes = cold.bytes() + chunk.slots.capacity() * 4;
             self.bytes += chunk.bytes;
-            chunk.batch = RecordBatch::new_empty(Arc::clone(&self.schema));
-            chunk.cold = Some(cold);
+            chunk.rows = Held { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), cold: Some(Arc::new(cold)) };
         }
         self.encoder = Some(encoder);
         Ok(freed)
@@ -354,6 +356,84 @@ impl Chunks {
     pub(super) fn live(&self) -> Vec<u32> {
         self.chunks.iter().flat_map(|chunk| chunk.slots.iter().copied().filter(|slot| *slot != NOWHERE)).collect()
     }
+}
+
+/// The bytes of rows, about, without what they only share with others.
+fn width(batch: &RecordBatch, memory: usize) -> usize {
+    let own = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
+    if memory < CHUNK_BYTES { memory } else { batch.columns().iter().map(own).sum() }
+}
+
+impl Snapshot {
+    /// The rows, so many in a batch.
+    pub(super) fn batches(self, rows: usize) -> impl Iterator<Item = Result<RecordBatch>> + Send {
+        let starts = (0..self.places.len()).step_by(rows.max(1));
+        starts.map(move |start| {
+            let places = &self.places[start..self.places.len().min(start + rows.max(1))];
+            let (used, rows) = find(places.iter().copied(), self.chunks.len());
+            let chunks: Vec<&Held> = used.into_iter().map(|at| &self.chunks[at]).collect();
+            pick(&self.schema, self.encoder.as_deref(), &chunks, rows)
+        })
+    }
+}
+
+/// The chunks of these places, each once, and for each place which of them it is in, and where.
+fn find(places: impl Iterator<Item = u32>, chunks: usize) -> (Vec<usize>, Vec<(usize, usize)>) {
+    let mut at: Vec<u32> = vec![NOWHERE; chunks];
+    let (mut used, mut rows) = (Vec::new(), Vec::new());
+    for place in places {
+        let place = place as usize;
+        let at = &mut at[place / CHUNK_ROWS];
+        if *at == NOWHERE {
+            *at = used.len() as u32;
+            used.push(place / CHUNK_ROWS);
+        }
+        rows.push((*at as usize, place % CHUNK_ROWS));
+    }
+    (used, rows)
+}
+
+/// Rows of several chunks: which chunk, and where in it.
+fn pick(
+    schema: &SchemaRef,
+    encoder: Option<&RowEncoder>,
+    chunks: &[&Held],
+    mut rows: Vec<(usize, usize)>,
+) -> Result<RecordBatch> {
+    if rows.is_empty() {
+        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+    }
+    let thawed = thaw(encoder, chunks, &mut rows)?;
+    let batches: Vec<&RecordBatch> =
+        chunks.iter().zip(&thawed).map(|(chunk, thawed)| thawed.as_ref().unwrap_or(&chunk.batch)).collect();
+    let picked = (0..schema.fields().len()).map(|at| {
+        let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(at).as_ref()).collect();
+        Ok(interleave(&arrays, &rows)?)
+    });
+    with_columns(schema, picked.collect::<Result<_>>()?, rows.len())
+}
+
+/// Of each chunk on disk the rows that are asked for, which `rows` then names by their places among them.
+fn thaw(
+    encoder: Option<&RowEncoder>,
+    chunks: &[&Held],
+    rows: &mut [(usize, usize)],
+) -> Result<Vec<Option<RecordBatch>>> {
+    let mut thawed: Vec<Option<RecordBatch>> = chunks.iter().map(|_| None).collect();
+    let Some(encoder) = encoder.filter(|_| chunks.iter().any(|chunk| chunk.cold.is_some())) else {
+        return Ok(thawed);
+    };
+    let mut asked: Vec<Vec<usize>> = vec![Vec::new(); chunks.len()];
+    for (chunk, row) in rows.iter_mut().filter(|(chunk, _)| chunks[*chunk].cold.is_some()) {
+        asked[*chunk].push(*row);
+        *row = asked[*chunk].len() - 1;
+    }
+    for ((chunk, asked), thawed) in chunks.iter().zip(asked).zip(&mut thawed) {
+        if let Some(cold) = &chunk.cold {
+            *thawed = Some(cold.read(&asked, encoder, &chunk.batch)?);
+        }
+    }
+    Ok(thawed)
 }
 
 /// Views are copied, so that a row does not hold the whole batch that it came with.

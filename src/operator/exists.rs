@@ -343,7 +343,7 @@ impl Operator for Exists {
             saved.push(if std::mem::take(&mut self.tally_changed) {
                 let column = |sum: i64| Arc::new(Int64Array::from(vec![sum])) as ArrayRef;
                 let columns = vec![column(self.tally.rows), column(self.tally.nulls)];
-                Saved::Whole(vec![with_columns(&tally_schema(), columns, 1)?])
+                Saved::Whole(vec![with_columns(&tally_schema(), columns, 1)?].into())
             } else {
                 Saved::Unchanged
             });

@@ -396,6 +396,7 @@ pub(super) fn restore_side(
         let (hashes, matches): (Vec<u64>, Vec<i64>) =
             mine.iter().map(|row| (hashes[*row as usize], matches[*row as usize])).unzip();
         side.add(&change.take(&UInt64Array::from(mine))?, &hashes, Matches::More(&matches))?;
+        shard.fit(side.bytes(), |bytes, disk| side.spill(bytes, disk))?;
     }
     side.mark_saved(shard.moved);
     Ok(())

@@ -28,9 +28,9 @@ impl<K, V> ToSave<K, V> {
     /// These rows, as a checkpoint takes them.
     pub(super) fn of(&self, rows: Vec<RecordBatch>) -> Saved {
         match self {
-            ToSave::All => Saved::Whole(rows),
+            ToSave::All => Saved::Whole(rows.into()),
             _ if rows.is_empty() => Saved::Unchanged,
-            _ => Saved::Added(rows),
+            _ => Saved::Added(rows.into()),
         }
     }
 }
@@ -71,6 +71,16 @@ impl<K: Ord, V> Log<K, V> {
                 change(None).map(|value| new.insert(value));
             }
         }
+    }
+
+    /// Takes what has changed since the last checkpoint, as if nothing had.
+    pub(super) fn take_changed(&mut self) -> BTreeMap<K, V> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// So many rows more are saved with what was taken last.
+    pub(super) fn count(&mut self, rows: usize) {
+        self.saved_rows += rows;
     }
 
     /// What the next checkpoint has to hold, where `rows` rows are there. `all`: whatever has changed.

@@ -6,7 +6,7 @@
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::disk_manager::DiskManager;
 use hashbrown::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::chunks::{Chunks, lengthen};
 use super::index::{Index, NONE, tag_of};
 use crate::change::{Changes, RowMatcher, take_rows, with_columns};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 
 /// Rows that are compared, or saved, at once.
@@ -342,12 +342,12 @@ impl Multiset {
         let mut parts = Vec::new();
         for (rows, had) in &gone {
             let taken = had.iter().map(|had| AtSave { weight: -had.weight, matches: -had.matches });
-            parts.push(self.with_counts(rows, taken)?);
+            parts.push(with_counts(&self.schema, self.matches.is_some(), rows, taken)?);
         }
         for slots in slots.chunks(BLOCK) {
             parts.push(self.saved(slots, |slot| fresh.saved(slot))?);
         }
-        Ok(Saved::Added(parts))
+        Ok(Saved::Added(parts.into()))
     }
 
     /// All of it.
@@ -356,32 +356,25 @@ impl Multiset {
         self.gone = Vec::new();
         self.saved_rows = self.rows.len();
         let live = self.rows.live();
-        let parts = live.chunks(BLOCK).map(|slots| self.saved(slots, |_| AtSave::default()));
-        Ok(Saved::Whole(parts.collect::<Result<_>>()?))
+        let counts: Vec<AtSave> = live.iter().map(|slot| self.more(*slot, AtSave::default())).collect();
+        let (schema, has_matches) = (Arc::clone(&self.schema), self.matches.is_some());
+        let rows = self.rows.snapshot(&live).batches(BLOCK).enumerate();
+        Ok(Saved::Whole(Pieces::new(rows.map(move |(at, rows)| {
+            let rows = rows?;
+            let counts = counts[at * BLOCK..].iter().take(rows.num_rows()).copied();
+            with_counts(&schema, has_matches, &rows, counts)
+        }))))
     }
 
     /// Rows with what they have more than before.
     fn saved(&self, slots: &[u32], before: impl Fn(u32) -> AtSave) -> Result<RecordBatch> {
-        let more = slots.iter().map(|slot| {
-            let before = before(*slot);
-            AtSave { weight: self.weight(*slot) - before.weight, matches: self.matches(*slot) - before.matches }
-        });
-        self.with_counts(&self.rows.gather(slots)?, more)
+        let more = slots.iter().map(|slot| self.more(*slot, before(*slot)));
+        with_counts(&self.schema, self.matches.is_some(), &self.rows.gather(slots)?, more)
     }
 
-    fn with_counts(&self, rows: &RecordBatch, counts: impl Iterator<Item = AtSave> + Clone) -> Result<RecordBatch> {
-        let weights = Int64Array::from_iter_values(counts.clone().map(|count| count.weight));
-        let rows = if self.matches.is_some() {
-            let mut fields = self.schema.fields().to_vec();
-            fields.push(Arc::new(Field::new("__matches", DataType::Int64, false)));
-            let mut columns = rows.columns().to_vec();
-            columns.push(Arc::new(Int64Array::from_iter_values(counts.map(|count| count.matches))));
-            let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-            with_columns(&schema, columns, weights.len())?
-        } else {
-            rows.clone()
-        };
-        Changes::weighted(rows, weights).with_weight_column()
+    /// What a slot has more than it had.
+    fn more(&self, slot: u32, before: AtSave) -> AtSave {
+        AtSave { weight: self.weight(slot) - before.weight, matches: self.matches(slot) - before.matches }
     }
 
     /// What [`Multiset::save`] gave of one batch: the change, and how many more matches its rows have.
@@ -404,6 +397,26 @@ impl Multiset {
         self.fresh = Fresh::default();
         self.gone = Vec::new();
     }
+}
+
+/// Rows with their weights and, if they have them, their matches.
+fn with_counts(
+    schema: &SchemaRef,
+    has_matches: bool,
+    rows: &RecordBatch,
+    counts: impl Iterator<Item = AtSave> + Clone,
+) -> Result<RecordBatch> {
+    let weights = Int64Array::from_iter_values(counts.clone().map(|count| count.weight));
+    let rows = if has_matches {
+        let mut fields = schema.fields().to_vec();
+        fields.push(Arc::new(Field::new("__matches", DataType::Int64, false)));
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from_iter_values(counts.map(|count| count.matches))));
+        with_columns(&Arc::new(Schema::new(fields)), columns, weights.len())?
+    } else {
+        rows.clone()
+    };
+    Changes::weighted(rows, weights).with_weight_column()
 }
 
 /// The distinct rows of a change, but those about which it says nothing in the end. `firsts`: of each row the first

@@ -41,6 +41,9 @@ pub(super) struct Near {
     output: SchemaRef,
 }
 
+/// Regions are computed together until they have so many rows: the plan sorts them in memory.
+const ROWS_AT_ONCE: usize = 4096;
+
 /// Rows of regions, each with those beside it that its results need.
 #[derive(Default)]
 struct Gathered<'a> {
@@ -124,10 +127,13 @@ impl Near {
         Ok(regions)
     }
 
-    /// The rows of regions, and those that their results need.
-    fn gather(&self, regions: &[Region]) -> Result<Gathered<'_>> {
+    /// The rows of the first of these regions, and those that their results need; and how many regions they are.
+    fn gather(&self, regions: &[Region]) -> Result<(Gathered<'_>, usize)> {
         let mut all = Gathered::default();
         for (at, region) in regions.iter().enumerate() {
+            if all.rows.len() >= ROWS_AT_ONCE {
+                return Ok((all, at));
+            }
             let (mut before, mut left) = (Vec::new(), self.reach.before);
             for row in self.kept.before(&region.from, &region.partition) {
                 if left == 0 {
@@ -154,26 +160,47 @@ impl Near {
                 all.push((key, entry), count, at, false);
             }
         }
-        Ok(all)
+        Ok((all, regions.len()))
     }
 
     /// The results of regions, each with this weight.
-    fn results(&mut self, regions: &[Region], weight: i64, context: &EpochContext) -> Result<Vec<Changes>> {
-        let Gathered { rows, regions, inside } = self.gather(regions)?;
-        if rows.is_empty() {
-            return Ok(Vec::new());
+    fn results(&mut self, mut regions: &[Region], weight: i64, context: &EpochContext) -> Result<Vec<Changes>> {
+        let mut all = Vec::new();
+        while !regions.is_empty() {
+            let (gathered, count) = self.gather(regions)?;
+            let Gathered { rows, regions: of, inside } = gathered;
+            regions = &regions[count..];
+            if !rows.is_empty() {
+                let batch = self.batch(rows, of)?;
+                all.extend(self.computed(batch, &inside, weight, context)?);
+            }
         }
+        Ok(all)
+    }
+
+    /// Rows with their regions, and their places.
+    fn batch(&self, rows: Vec<(&Key, u32)>, regions: Vec<i64>) -> Result<RecordBatch> {
         let (count, mut columns) = (rows.len(), self.kept.decode(rows.into_iter())?);
         columns.push(Arc::new(Int64Array::from(regions)) as ArrayRef);
         columns.push(Arc::new(Int64Array::from_iter_values(0..count as i64)));
-        let batch = with_columns(&self.numbered, columns, count)?;
+        with_columns(&self.numbered, columns, count)
+    }
+
+    /// The results of such rows, each with this weight.
+    fn computed(
+        &mut self,
+        batch: RecordBatch,
+        inside: &[bool],
+        weight: i64,
+        context: &EpochContext,
+    ) -> Result<Vec<Changes>> {
         let plan = match self.plan.take() {
             Some(plan) => plan,
-            None => context.runtime.block_on(Prepared::new(&context.state, &self.logical, 1))?,
+            None => context.runtime.block_on(Prepared::unlimited(&context.state, &self.logical, 1))?,
         };
         let batches = context.runtime.block_on(plan.run(vec![vec![batch]]))?;
         self.plan = Some(plan);
-        batches.iter().map(|batch| self.shown(batch, &inside, weight)).collect()
+        batches.iter().map(|batch| self.shown(batch, inside, weight)).collect()
     }
 
     /// The rows of regions themselves, in the columns of the result.

@@ -6,21 +6,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Int8Array, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch};
 use arrow::datatypes::{DataType, Int8Type, SchemaRef};
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use super::exchange::Exchange;
 use super::keys::{KeyHasher, evaluate_key};
 use super::log::{Log, ToSave};
+use super::waiting::Waiting;
 use super::{EpochContext, Operator, Shard};
-use crate::change::{Changes, NetRows, OnMissing, with_columns};
+use crate::change::{Changes, NetRows, OnMissing, nullable, weighted_schema, with_columns};
 use crate::checkpoint::{Pieces, Saved};
 use crate::error::{Error, Result};
 
 /// Rows that are saved in one batch.
-const BLOCK: usize = 32 * 1024;
+const BLOCK: usize = 8 * 1024;
 
 /// The rows of one shard.
 pub(super) struct Net {
@@ -31,6 +33,8 @@ pub(super) struct Net {
     key: Vec<Arc<dyn PhysicalExpr>>,
     hasher: KeyHasher,
     log: Log<Box<[u8]>>,
+    /// Rows that are not in `rows`, with their weights, where equal keys have equal bytes.
+    waiting: Option<Waiting>,
 }
 
 /// The columns at these places, or all of them.
@@ -48,6 +52,11 @@ impl Net {
     /// Of a source of these columns; `key` are the places of its key, if it has one.
     pub(super) fn new(name: &str, schema: &SchemaRef, key: &[usize], on_missing: OnMissing) -> Result<Self> {
         let (columns, types) = key_columns(schema, key);
+        let exact = |kind: &DataType| !kind.is_floating() && !kind.is_nested();
+        let waiting = types.iter().all(exact).then(|| {
+            let all = (0..schema.fields().len()).collect();
+            Waiting::new(&weighted_schema(&nullable(schema)), if key.is_empty() { all } else { key.to_vec() })
+        });
         Ok(Self {
             name: name.to_owned(),
             schema: Arc::clone(schema),
@@ -55,7 +64,37 @@ impl Net {
             key: columns,
             hasher: KeyHasher::new(types)?,
             log: Log::default(),
+            waiting: waiting.transpose()?,
         })
+    }
+
+    /// Takes the rows back that these speak of.
+    fn thaw(&mut self, rows: &RecordBatch) -> Result<()> {
+        let Some(waiting) = self.waiting.as_mut().filter(|waiting| waiting.len() > 0) else { return Ok(()) };
+        let keys: Vec<ArrayRef> = evaluate_key(&self.key, rows)?;
+        let (places, found) = waiting.take(&keys, rows.num_rows())?;
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.rows.restore(&Changes::from_weight_column(&found)?, |_| true)
+    }
+
+    /// All rows wait.
+    fn freeze(&mut self, disk: &Arc<DiskManager>) -> Result<()> {
+        let Some(waiting) = &mut self.waiting else { return Ok(()) };
+        let changed = self.log.take_changed();
+        for part in self.rows.all(BLOCK) {
+            let part = part?;
+            let keys = self.rows.keys(&part.rows)?;
+            waiting.put(&part.with_weight_column()?, |row| changed.contains_key(keys.row(row)))?;
+            waiting.spill_large(disk)?;
+        }
+        // That they are gone has still to be saved.
+        for key in changed.into_keys().filter(|key| !self.rows.has(key)) {
+            self.log.set(key, ());
+        }
+        self.rows.clear();
+        Ok(())
     }
 
     /// How its input is divided.
@@ -75,9 +114,10 @@ fn with_op(batch: &RecordBatch) -> Result<(RecordBatch, Int8Array)> {
 
 impl Operator for Net {
     fn step(&mut self, inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
-        for change in inputs.iter().flatten() {
-            let (rows, ops) = with_op(&change.rows)?;
-            self.rows.apply(&rows, &ops).map_err(|error| {
+        let inputs = inputs.iter().flatten().map(|change| with_op(&change.rows)).collect::<Result<Vec<_>>>()?;
+        inputs.iter().try_for_each(|(rows, _)| self.thaw(rows))?;
+        for (rows, ops) in &inputs {
+            self.rows.apply(rows, ops).map_err(|error| {
                 let error = Error { message: format!("{}: {}", self.name, error.message), ..error };
                 match context.taken.get(&self.name) {
                     Some(taken) => error.note(format!("in what epoch {} took: {taken}", context.epoch)),
@@ -95,8 +135,9 @@ impl Operator for Net {
     }
 
     fn save(&mut self) -> Result<Vec<Saved>> {
-        let saved = self.log.take(self.rows.len(), false);
-        let parts: Vec<RecordBatch> = match &saved {
+        let waits = self.waiting.as_ref().map_or(0, Waiting::len);
+        let saved = self.log.take(self.rows.len() + waits, false);
+        let mut parts: Vec<RecordBatch> = match &saved {
             ToSave::Nothing => Vec::new(),
             ToSave::Changed(changed) => {
                 let keys: Vec<&[u8]> = changed.keys().map(|key| &**key).collect();
@@ -105,7 +146,18 @@ impl Operator for Net {
             }
             ToSave::All => self.rows.all(BLOCK).map(|part| part?.with_weight_column()).collect::<Result<_>>()?,
         };
-        Ok(vec![saved.of(parts)])
+        parts.retain(|part| part.num_rows() > 0);
+        let all = matches!(saved, ToSave::All);
+        let Some(waiting) = &mut self.waiting else { return Ok(vec![saved.of(parts)]) };
+        let (count, rest) = waiting.save(all);
+        self.log.count(if all { 0 } else { count });
+        let nothing = parts.is_empty() && count == 0;
+        let parts = Pieces::new(Pieces::from(parts).chain(rest.batches(BLOCK)));
+        Ok(vec![match all {
+            true => Saved::Whole(parts),
+            false if nothing => Saved::Unchanged,
+            false => Saved::Added(parts),
+        }])
     }
 
     fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {
@@ -113,7 +165,14 @@ impl Operator for Net {
             let batch = &batch?;
             let change = Changes::from_weight_column(batch)?;
             let hashes = self.hasher.hashes(&evaluate_key(&self.key, &change.rows)?, change.len())?;
-            self.rows.restore(&change, |row| shard.has(hashes[row]))?;
+            match &mut self.waiting {
+                Some(waiting) => {
+                    let schema = weighted_schema(&nullable(&self.schema));
+                    let batch = with_columns(&schema, batch.columns().to_vec(), batch.num_rows())?;
+                    waiting.restore(&batch, |row| change.weight(row) != 0, shard)?;
+                }
+                None => self.rows.restore(&change, |row| shard.has(hashes[row]))?,
+            }
             let own = hashes.iter().filter(|hash| shard.has(**hash)).count();
             self.log.restored(own, shard.moved);
         }
@@ -125,6 +184,23 @@ impl Operator for Net {
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.rows.len(), self.rows.bytes())
+        let waiting = self.waiting.as_ref().map_or((0, 0), |waiting| (waiting.len(), waiting.bytes()));
+        (self.rows.len() + waiting.0, self.rows.bytes() + waiting.1)
+    }
+
+    fn spill(&mut self, bytes: usize, disk: &Arc<DiskManager>) -> Result<usize> {
+        let (_, before) = self.size();
+        let left = |net: &Self| bytes.saturating_sub(before.saturating_sub(net.size().1));
+        if let Some(waiting) = &mut self.waiting {
+            waiting.spill_large(disk)?;
+        }
+        if left(self) > 0 {
+            self.freeze(disk)?;
+        }
+        let left = left(self);
+        if let Some(waiting) = &mut self.waiting {
+            waiting.spill(left, disk)?;
+        }
+        Ok(before.saturating_sub(self.size().1))
     }
 }

@@ -154,14 +154,14 @@ impl Operator for Recompute {
         for input in &mut self.inputs {
             let added = std::mem::take(&mut input.added);
             saved.push(match (added.is_empty(), input.append_only) {
-                _ if self.save_whole => Saved::Whole(with_weights(&input.kept)?),
+                _ if self.save_whole => Saved::Whole(with_weights(&input.kept)?.into()),
                 (true, _) => Saved::Unchanged,
-                (false, true) => Saved::Added(with_weights(&added)?),
-                (false, false) => Saved::Whole(with_weights(&input.kept)?),
+                (false, true) => Saved::Added(with_weights(&added)?.into()),
+                (false, false) => Saved::Whole(with_weights(&input.kept)?.into()),
             });
         }
         let changed = std::mem::take(&mut self.result_changed) || std::mem::take(&mut self.save_whole);
-        saved.push(if changed { Saved::Whole(with_weights(&self.result)?) } else { Saved::Unchanged });
+        saved.push(if changed { Saved::Whole(with_weights(&self.result)?.into()) } else { Saved::Unchanged });
         Ok(saved)
     }
 

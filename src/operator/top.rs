@@ -316,7 +316,7 @@ impl Operator for First {
             return Ok(vec![Saved::Unchanged]);
         }
         let seen = Arc::new(Int64Array::from(vec![self.seen as i64]));
-        Ok(vec![Saved::Whole(vec![with_columns(&Self::schema(), vec![seen], 1)?])])
+        Ok(vec![Saved::Whole(vec![with_columns(&Self::schema(), vec![seen], 1)?].into())])
     }
 
     fn restore(&mut self, saved: Vec<Pieces>, shard: Shard) -> Result<()> {

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::{DFSchemaRef, Result as DfResult};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
@@ -173,6 +174,15 @@ pub struct Prepared {
 impl Prepared {
     /// Plans it.
     pub async fn new(state: &SessionState, plan: &LogicalPlan, inputs: usize) -> Result<Self> {
+        Self::within(state, plan, inputs, Arc::clone(state.runtime_env())).await
+    }
+
+    /// The same, without a limit of its memory: for small inputs, which are in memory as they are.
+    pub async fn unlimited(state: &SessionState, plan: &LogicalPlan, inputs: usize) -> Result<Self> {
+        Self::within(state, plan, inputs, Arc::new(RuntimeEnv::default())).await
+    }
+
+    async fn within(state: &SessionState, plan: &LogicalPlan, inputs: usize, memory: Arc<RuntimeEnv>) -> Result<Self> {
         let slots: Vec<Slot> = (0..inputs).map(|_| Slot::default()).collect();
         // What a dynamic filter has learnt from one run must not reach the next.
         let config = state.config().clone().with_target_partitions(1);
@@ -180,7 +190,8 @@ impl Prepared {
         let state = SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build();
         let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Slots(slots.clone()))]);
         let plan = planner.create_physical_plan(plan, &state).await?;
-        Ok(Self { plan, slots, context: state.task_ctx() })
+        let context = Arc::new(TaskContext::from(&state).with_runtime(memory));
+        Ok(Self { plan, slots, context })
     }
 
     /// Its rows over these inputs.

@@ -172,9 +172,9 @@ impl EventTime {
             Arc::new(StringArray::from_iter_values(named.keys())) as _,
             Arc::new(Int64Array::from_iter_values(named.values().copied())) as _,
         ];
-        let watermarks = Saved::Whole(vec![with_columns(&saved_schema(false), columns, named.len())?]);
+        let watermarks = Saved::Whole(vec![with_columns(&saved_schema(false), columns, named.len())?].into());
         let fresh = std::mem::take(&mut self.fresh);
-        let late = if fresh.is_empty() { Saved::Unchanged } else { Saved::Added(vec![save_late(&fresh)?]) };
+        let late = if fresh.is_empty() { Saved::Unchanged } else { Saved::Added(vec![save_late(&fresh)?].into()) };
         Ok(vec![(WATERMARKS.to_owned(), watermarks), (LATE.to_owned(), late)])
     }
 

@@ -91,6 +91,9 @@ pub(super) trait Fold: Send {
         Err(Error::query("an aggregate does not take in states of others"))
     }
 
+    /// Forgets all groups, and gives their memory back: of folds that merge.
+    fn clear(&mut self) {}
+
     /// The columns of [`Fold::states`].
     fn fields(&self) -> Vec<FieldRef>;
 

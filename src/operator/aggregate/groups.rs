@@ -119,6 +119,19 @@ impl Groups {
         self.hasher.hashes(columns, rows)
     }
 
+    /// Forgets all groups, and gives their memory back.
+    pub(super) fn clear(&mut self) {
+        match &mut self.keys {
+            Keys::Packed(keys) => {
+                (keys.table, keys.rows, keys.nulls) = (HashTable::new(), Vec::new(), Vec::new());
+            }
+            Keys::Bytes(keys) => {
+                (keys.table, keys.hashes, keys.keys, keys.key_bytes) = (HashTable::new(), Vec::new(), Vec::new(), 0);
+            }
+        }
+        (self.free, self.rows, self.changed) = (Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
+    }
+
     /// Forgets a group; its number may be given again.
     pub(super) fn remove(&mut self, number: u32) {
         let known = match &mut self.keys {

@@ -178,13 +178,11 @@ impl Fold for Rows {
 
     fn save(&mut self, shard: u32, whole: bool) -> Result<Option<Saved>> {
         let saved = if whole { self.side.save_whole()? } else { self.side.save()? };
-        let with_shard = |batches: Vec<RecordBatch>| -> Result<Vec<RecordBatch>> {
-            batches.iter().map(|batch| with_shard(batch, shard)).collect()
-        };
+        let with_shard = |batches: Pieces| Pieces::new(batches.map(move |batch| with_shard(&batch?, shard)));
         Ok(Some(match saved {
             Saved::Unchanged => Saved::Unchanged,
-            Saved::Added(batches) => Saved::Added(with_shard(batches)?),
-            Saved::Whole(batches) => Saved::Whole(with_shard(batches)?),
+            Saved::Added(batches) => Saved::Added(with_shard(batches)),
+            Saved::Whole(batches) => Saved::Whole(with_shard(batches)),
         }))
     }
 

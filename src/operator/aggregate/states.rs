@@ -110,6 +110,10 @@ impl Fold for States {
         Ok(())
     }
 
+    fn clear(&mut self) {
+        (self.rows, self.slots) = (Chunks::new(Arc::clone(&self.schema)), Vec::new());
+    }
+
     fn settle(&mut self, touched: &[u32], groups: usize) -> Result<()> {
         if self.slots.len() < groups {
             self.slots.resize(groups, NOWHERE);

@@ -310,6 +310,10 @@ impl Fold for Sums {
         Ok(())
     }
 
+    fn clear(&mut self) {
+        (self.counts, self.wholes, self.floats) = (Vec::new(), Vec::new(), Vec::new());
+    }
+
     fn settle(&mut self, _touched: &[u32], groups: usize) -> Result<()> {
         self.reserve(groups);
         Ok(())

@@ -191,11 +191,11 @@ impl Sink for ReplaceSink {
         self.saved_rows += added.iter().map(Changes::len).sum::<usize>();
         if self.saved_rows > 2 * self.rows.len() + 1000 {
             self.saved_rows = self.rows.len();
-            return Ok(Saved::Whole(vec![self.result()?.with_weight_column()?]));
+            return Ok(Saved::Whole(vec![self.result()?.with_weight_column()?].into()));
         }
         let added = added.iter().map(Changes::with_weight_column).collect::<Result<Vec<_>>>()?;
         let schema = added[0].schema();
-        Ok(Saved::Added(vec![concat_batches(&schema, &added)?]))
+        Ok(Saved::Added(vec![concat_batches(&schema, &added)?].into()))
     }
 
     async fn shown(&mut self) -> Result<Option<Image>> {

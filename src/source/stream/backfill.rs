@@ -125,14 +125,16 @@ impl Backfill {
     }
 
     /// Takes over what one of the sources saves.
-    fn keep(&mut self, part: Part, saved: Saved, new: &mut Vec<Entry>) {
+    fn keep(&mut self, part: Part, saved: Saved, new: &mut Vec<Entry>) -> Result<()> {
         let (batches, whole) = match saved {
-            Saved::Unchanged => return,
+            Saved::Unchanged => return Ok(()),
             Saved::Added(batches) => (batches, false),
             Saved::Whole(batches) => (batches, true),
         };
-        let entries = batches.into_iter().enumerate().map(|(at, batch)| (part, whole && at == 0, batch));
-        new.extend(entries);
+        for (at, batch) in batches.enumerate() {
+            new.push((part, whole && at == 0, batch?));
+        }
+        Ok(())
     }
 
     fn keys(&self) -> Result<Option<RecordBatch>> {
@@ -292,8 +294,8 @@ impl Source for Backfill {
     fn save(&mut self) -> Result<Saved> {
         let mut new = Vec::new();
         let (history, stream) = (self.history.save()?, self.stream.save()?);
-        self.keep(Part::History, history, &mut new);
-        self.keep(Part::Stream, stream, &mut new);
+        self.keep(Part::History, history, &mut new)?;
+        self.keep(Part::Stream, stream, &mut new)?;
         new.extend(self.keys()?.map(|keys| (Part::Keys, false, keys)));
         if new.is_empty() {
             return Ok(Saved::Unchanged);
@@ -301,10 +303,10 @@ impl Source for Backfill {
         self.parts += 1;
         self.saved = settled(std::mem::take(&mut self.saved).into_iter().chain(new.iter().cloned()).collect());
         if self.parts < SAVED_PARTS {
-            return Ok(Saved::Added(vec![packed(&new)?]));
+            return Ok(Saved::Added(vec![packed(&new)?].into()));
         }
         self.parts = 0;
-        Ok(Saved::Whole(vec![packed(&self.saved)?]))
+        Ok(Saved::Whole(vec![packed(&self.saved)?].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

@@ -449,7 +449,7 @@ impl Source for Files {
             let from = if whole { 0 } else { order.saved };
             order.saved = order.all.len();
             let batch = saved_batch(&order.all[from..])?;
-            return Ok(if whole { Saved::Whole(vec![batch]) } else { Saved::Added(vec![batch]) });
+            return Ok(if whole { Saved::Whole(vec![batch].into()) } else { Saved::Added(vec![batch].into()) });
         }
         // Parts would pile up, and have files in them again and again.
         let whole = parts >= SAVED_PARTS || rows + changed.len() > 2 * self.taken.len();
@@ -459,7 +459,7 @@ impl Source for Files {
         let all: Vec<(String, Taken)> =
             paths.into_iter().filter_map(|path| self.taken.get(&path).copied().map(|taken| (path, taken))).collect();
         let batch = saved_batch(&all)?;
-        Ok(if whole { Saved::Whole(vec![batch]) } else { Saved::Added(vec![batch]) })
+        Ok(if whole { Saved::Whole(vec![batch].into()) } else { Saved::Added(vec![batch].into()) })
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

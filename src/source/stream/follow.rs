@@ -368,7 +368,7 @@ impl Source for Follow {
                 Arc::new(UInt64Array::from_iter_values(all.iter().map(|one| one.to))),
             ],
         )?;
-        Ok(Saved::Whole(vec![batch]))
+        Ok(Saved::Whole(vec![batch].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
@@ -428,7 +428,7 @@ mod tests {
         old.changed = true;
         let Saved::Whole(saved) = old.save().expect("saves") else { panic!("nothing saved") };
         let mut new = follow(&old.path.clone(), old.options.restart_on_truncate);
-        new.restore(saved).expect("restores");
+        new.restore(saved.collect::<Result<_>>().expect("reads")).expect("restores");
         new
     }
 

@@ -61,7 +61,7 @@ impl Clock {
 pub(super) fn save(next: u64) -> Result<Saved> {
     let schema = Schema::new(vec![Field::new("next", DataType::Int64, false)]);
     let next = Arc::new(Int64Array::from(vec![next as i64]));
-    Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?]))
+    Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), vec![next])?].into()))
 }
 
 /// What [`save`] saved.

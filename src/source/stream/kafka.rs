@@ -316,7 +316,7 @@ impl Source for Kafka {
             Arc::new(Int64Array::from_iter_values(self.taken.values().map(|taken| taken.from))),
             Arc::new(Int64Array::from_iter_values(self.taken.values().map(|taken| taken.to))),
         ];
-        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), columns)?]))
+        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(schema), columns)?].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

@@ -496,7 +496,7 @@ impl Source for Postgres {
         let fields =
             ["files", "lsn", "files_before", "lsn_before"].map(|name| Field::new(name, DataType::UInt64, false));
         let values = values.map(|value| Arc::new(UInt64Array::from(vec![value])) as ArrayRef);
-        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(Schema::new(fields.to_vec())), values.to_vec())?]))
+        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(Schema::new(fields.to_vec())), values.to_vec())?].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {

@@ -417,7 +417,7 @@ impl Source for Spool {
         let names = ["segment", "to"].map(|name| Field::new(name, DataType::UInt64, false));
         let values =
             [self.position.segment, self.position.to].map(|value| Arc::new(UInt64Array::from(vec![value])) as _);
-        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(Schema::new(names.to_vec())), values.to_vec())?]))
+        Ok(Saved::Whole(vec![RecordBatch::try_new(Arc::new(Schema::new(names.to_vec())), values.to_vec())?].into()))
     }
 
     fn restore(&mut self, saved: Vec<RecordBatch>) -> Result<()> {
