@@ -10,6 +10,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::disk_manager::DiskManager;
 
+use super::Shard;
 use super::log::{Log, ToSave};
 use super::pages::{Entry, Key, Pages};
 use crate::change::{Changes, Encoded, RowEncoder, nullable, with_columns};
@@ -111,6 +112,12 @@ impl KeptRows {
         let change = Changes::from_weight_column(batch)?;
         let rows = with_columns(&self.schema, change.rows.columns().to_vec(), change.len())?;
         Ok(Changes { rows, weights: change.weights })
+    }
+
+    /// What was added so far is of a checkpoint. Lets rows go to disk.
+    pub(super) fn restored_some(&mut self, shard: Shard) -> Result<()> {
+        self.log.take_changed();
+        shard.fit(self.rows.bytes(), |bytes, disk| self.rows.spill(bytes, disk))
     }
 
     /// All of a checkpoint was taken over. `moved`: from other shards, so that all has to be saved again.

@@ -195,6 +195,7 @@ impl OrderedRows {
                     self.add(key, entry)?;
                 }
             }
+            self.rows.restored_some(shard)?;
         }
         self.rows.restored(shard.moved);
         Ok(())

@@ -175,6 +175,7 @@ impl Timeline {
                     self.rows.add(placed.key, placed.entry)?;
                 }
             }
+            self.rows.restored_some(shard)?;
         }
         self.rows.restored(shard.moved);
         Ok(())

@@ -217,6 +217,8 @@ impl Operator for Top {
                 let before = self.rows.get(&place)?.map_or(0, |entry| entry.weight);
                 self.add(&place, Entry { weight: change.weight(at) - before, order: 0, row })?;
             }
+            self.log.take_changed();
+            shard.fit(self.rows.bytes(), |bytes, disk| self.rows.spill(bytes, disk))?;
         }
         self.shown = self.wanted()?;
         Ok(())
