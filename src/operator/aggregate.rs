@@ -202,36 +202,32 @@ impl Aggregate {
         self.by.is_empty()
     }
 
-    /// The groups of all rows, each once, and for each row of each change its group's number and place among them.
-    fn touch(&mut self, inputs: &[Changes]) -> Result<(Vec<u32>, Vec<Numbered>)> {
-        self.steps += 1;
-        let (mut touched, mut numbered) = (Vec::new(), Vec::new());
-        for change in inputs {
-            let columns = if self.is_partial(change) {
-                change.rows.columns()[..self.by.len()].to_vec()
-            } else {
-                evaluate(&self.by, &change.rows)?
-            };
-            // A row of none names the one group.
-            let rows = if self.is_global() { change.len().max(1) } else { change.len() };
-            let mut numbers = self.groups.intern(&columns, rows)?;
-            self.touched_at.resize(self.groups.numbers(), 0);
-            self.stamps.resize(self.groups.numbers(), 0);
-            let mut places = Vec::with_capacity(rows);
-            for number in &numbers {
-                let at = *number as usize;
-                if self.stamps[at] != self.steps {
-                    self.stamps[at] = self.steps;
-                    self.touched_at[at] = touched.len() as u32;
-                    touched.push(*number);
-                }
-                places.push(self.touched_at[at] as usize);
+    /// The groups of a change's rows, and their places among those that the epoch touches; `touched` gets those that
+    /// are new among them.
+    fn touch(&mut self, change: &Changes, touched: &mut Vec<u32>) -> Result<Numbered> {
+        let columns = if self.is_partial(change) {
+            change.rows.columns()[..self.by.len()].to_vec()
+        } else {
+            evaluate(&self.by, &change.rows)?
+        };
+        // A row of none names the one group.
+        let rows = if self.is_global() { change.len().max(1) } else { change.len() };
+        let mut numbers = self.groups.intern(&columns, rows)?;
+        self.touched_at.resize(self.groups.numbers(), 0);
+        self.stamps.resize(self.groups.numbers(), 0);
+        let mut places = Vec::with_capacity(rows);
+        for number in &numbers {
+            let at = *number as usize;
+            if self.stamps[at] != self.steps {
+                self.stamps[at] = self.steps;
+                self.touched_at[at] = touched.len() as u32;
+                touched.push(*number);
             }
-            numbers.truncate(change.len());
-            places.truncate(change.len());
-            numbered.push(Numbered { numbers, places, touched: touched.len() });
+            places.push(self.touched_at[at] as usize);
         }
-        Ok((touched, numbered))
+        numbers.truncate(change.len());
+        places.truncate(change.len());
+        Ok(Numbered { numbers, places, touched: touched.len() })
     }
 
     /// The result columns of these groups.
@@ -250,6 +246,22 @@ impl Aggregate {
     fn rows(&self, groups: &[u32], results: Vec<ArrayRef>) -> Result<RecordBatch> {
         let columns = if self.is_global() { Vec::new() } else { self.groups.columns(groups)? };
         with_columns(&self.output, columns.into_iter().chain(results).collect(), groups.len())
+    }
+
+    /// Groups and their results in one.
+    fn all_standing(&self, mut parts: Vec<Standing>) -> Result<Standing> {
+        if parts.len() < 2 {
+            return Ok(match parts.pop() {
+                Some(one) => one,
+                None => Standing { groups: Vec::new(), results: self.results(&[])? },
+            });
+        }
+        let column = |at: usize| -> Result<ArrayRef> {
+            let arrays: Vec<&dyn Array> = parts.iter().map(|part| part.results[at].as_ref()).collect();
+            Ok(arrow::compute::concat(&arrays)?)
+        };
+        let results = (0..self.places.len()).map(column).collect::<Result<_>>()?;
+        Ok(Standing { results, groups: parts.into_iter().flat_map(|part| part.groups).collect() })
     }
 
     /// What becomes of the groups: those that stand before and after and are the same are left out.
@@ -481,14 +493,24 @@ impl Operator for Aggregate {
             inputs.push(Changes::inserted(RecordBatch::new_empty(Arc::clone(&self.input))));
         }
         let stood = self.groups.len() > 0;
-        let (touched, numbered) = self.touch(&inputs)?;
-        self.thaw(&touched)?;
         let stands = |groups: &Groups, group: &u32| groups.rows[*group as usize] > 0;
         let global = self.is_global();
-        let known = touched.iter().filter(|group| if global { stood } else { stands(&self.groups, group) });
-        let known: Vec<u32> = known.copied().collect();
-        let before = Standing { results: self.results(&known)?, groups: known };
-        self.take_in(&inputs, &numbered)?;
+        self.steps += 1;
+        // Change by change, so that what is found for its rows is still in the cache when they are added.
+        let (mut touched, mut before) = (Vec::new(), Vec::new());
+        for change in &inputs {
+            let from = touched.len();
+            let numbered = self.touch(change, &mut touched)?;
+            let new = &touched[from..];
+            self.thaw(new)?;
+            let known = new.iter().filter(|group| if global { stood } else { stands(&self.groups, group) });
+            let known: Vec<u32> = known.copied().collect();
+            if !known.is_empty() {
+                before.push(Standing { results: self.results(&known)?, groups: known });
+            }
+            self.take_in(change, &numbered)?;
+        }
+        let before = self.all_standing(before)?;
         for fold in &mut self.folds {
             fold.settle(&touched, self.groups.numbers())?;
         }

@@ -216,13 +216,17 @@ impl NewNumbers<'_> {
 #[inline]
 fn packed_hash((bits, nulls): Row) -> u64 {
     let low = fold(bits as u64 ^ 0x9E37_79B9_7F4A_7C15, 0xA076_1D64_78BD_642F);
-    fold(low ^ (bits >> 64) as u64 ^ u64::from(nulls), 0xE703_7ED1_A0B4_28DB)
+    match ((bits >> 64) as u64, nulls) {
+        (0, 0) => low,
+        (high, nulls) => fold(low ^ high ^ u64::from(nulls), 0xE703_7ED1_A0B4_28DB),
+    }
 }
 
 impl Packed {
     fn intern(&mut self, columns: &[ArrayRef], rows: usize, new: &mut NewNumbers<'_>) -> Vec<u32> {
-        let packed = self.packing.pack(columns, rows);
-        let number = |row: Row| {
+        let longs = self.packing.longs(columns);
+        let packed = if longs.is_none() { self.packing.pack(columns, rows) } else { Vec::new() };
+        let mut number = |row: Row| {
             let hash = packed_hash(row);
             let same = |number: &u32| (self.rows[*number as usize], self.nulls[*number as usize]) == row;
             if let Some(known) = self.table.find(hash, same) {
@@ -232,7 +236,10 @@ impl Packed {
             self.place(number, hash, row);
             number
         };
-        packed.into_iter().map(number).collect()
+        match longs {
+            Some(longs) => longs.iter().map(|bits| number((u128::from(*bits), 0))).collect(),
+            None => packed.into_iter().map(number).collect(),
+        }
     }
 
     /// Gives a key a number that no other has.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, make_array};
-use arrow::buffer::{Buffer, NullBuffer};
+use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType};
 
 use crate::error::Result;
@@ -64,6 +64,18 @@ impl Packing {
         packed
     }
 
+    /// The bits of each row, where the only column is of 8 bytes and has no NULL: what [`Packing::pack`] would make of
+    /// it need not be made.
+    pub(super) fn longs(&self, columns: &[ArrayRef]) -> Option<ScalarBuffer<u64>> {
+        match (columns, &self.columns[..]) {
+            ([column], [(kind, 8, _)]) if *kind != DataType::Boolean && column.null_count() == 0 => {
+                let data = column.to_data();
+                Some(ScalarBuffer::new(data.buffers()[0].clone(), data.offset(), data.len()))
+            }
+            _ => None,
+        }
+    }
+
     /// The columns of these rows.
     pub(super) fn unpack(&self, rows: impl Iterator<Item = Row> + Clone) -> Result<Vec<ArrayRef>> {
         let columns = self.columns.iter().enumerate();
@@ -118,6 +130,9 @@ mod tests {
         let packing = Packing::of(&types).expect("short columns");
         let rows = columns[0].len();
         let packed = packing.pack(columns, rows);
+        if let Some(longs) = packing.longs(columns) {
+            prop_assert_eq!(longs.iter().map(|bits| (u128::from(*bits), 0)).collect::<Vec<Row>>(), packed.clone());
+        }
         prop_assert_eq!(&packing.unpack(packed.iter().copied()).expect("columns"), columns);
         let encoded = RowEncoder::new(types).expect("an encoder").encode(columns, rows).expect("bytes");
         for (a, b) in (0..rows).flat_map(|a| (0..rows).map(move |b| (a, b))) {
@@ -141,6 +156,8 @@ mod tests {
                 check(&[slice(&longs), slice(&times)])?;
                 check(&[slice(&shorts), slice(&floats), slice(&flags)])?;
                 check(&[slice(&wide)])?;
+                check(&[slice(&longs)])?;
+                check(&[slice(&Int64Array::from_iter_values(values.iter().map(|value| i64::from(value.1.unwrap_or(-1)))))])?;
             }
         }
     }

@@ -35,8 +35,12 @@ impl Partial {
     /// A row for each group of these rows.
     pub(in crate::operator) fn combine(&mut self, inputs: &[Changes]) -> Result<Changes> {
         let Self(aggregate) = self;
-        let (touched, numbered) = aggregate.touch(inputs)?;
-        aggregate.take_in(inputs, &numbered)?;
+        aggregate.steps += 1;
+        let mut touched = Vec::new();
+        for change in inputs {
+            let numbered = aggregate.touch(change, &mut touched)?;
+            aggregate.take_in(change, &numbered)?;
+        }
         for fold in &mut aggregate.folds {
             fold.settle(&touched, aggregate.groups.numbers())?;
         }
@@ -61,28 +65,25 @@ impl Aggregate {
     }
 
     /// Adds rows to their groups.
-    pub(super) fn take_in(&mut self, inputs: &[Changes], numbered: &[Numbered]) -> Result<()> {
-        for (change, numbered) in inputs.iter().zip(numbered) {
-            let batch = Batch {
-                rows: &change.rows,
-                weights: change.weights.as_ref(),
-                numbers: &numbered.numbers,
-                places: &numbered.places,
-                touched: numbered.touched,
-                groups: self.groups.numbers(),
-            };
-            if !self.is_partial(change) {
-                self.groups.count(batch.numbers, batch.weights);
-                self.folds.iter_mut().try_for_each(|fold| fold.update(&batch))?;
-                continue;
-            }
-            let (rows, mut states) = change.rows.columns()[self.by.len()..].split_at(1);
-            self.groups.count(batch.numbers, Some(rows[0].as_primitive::<Int64Type>()));
-            for fold in &mut self.folds {
-                let (own, rest) = states.split_at(fold.fields().len());
-                fold.merge(&batch, own)?;
-                states = rest;
-            }
+    pub(super) fn take_in(&mut self, change: &Changes, numbered: &Numbered) -> Result<()> {
+        let batch = Batch {
+            rows: &change.rows,
+            weights: change.weights.as_ref(),
+            numbers: &numbered.numbers,
+            places: &numbered.places,
+            touched: numbered.touched,
+            groups: self.groups.numbers(),
+        };
+        if !self.is_partial(change) {
+            self.groups.count(batch.numbers, batch.weights);
+            return self.folds.iter_mut().try_for_each(|fold| fold.update(&batch));
+        }
+        let (rows, mut states) = change.rows.columns()[self.by.len()..].split_at(1);
+        self.groups.count(batch.numbers, Some(rows[0].as_primitive::<Int64Type>()));
+        for fold in &mut self.folds {
+            let (own, rest) = states.split_at(fold.fields().len());
+            fold.merge(&batch, own)?;
+            states = rest;
         }
         Ok(())
     }
