@@ -200,7 +200,7 @@ fn a_table_with_a_key_goes_to_disk() {
             let row = |at: u64| {
                 // Of ten rows one goes, and two change one of before.
                 let id = if at % 10 < 2 { at * 7919 % (file * 4_000 + 1) } else { file * 4_000 + at };
-                let op = if at % 10 == 0 { "d" } else { "u" };
+                let op = if at.is_multiple_of(10) { "d" } else { "u" };
                 format!("{{\"op\":\"{op}\",\"id\":{id},\"v\":{},\"s\":\"{text}{at}\"}}\n", at + file)
             };
             place.write(&format!("a/{file:02}.json"), (0..4_000).map(row).collect::<String>());
