@@ -51,6 +51,8 @@ struct Part {
 pub(super) struct Feed {
     tap: Tap,
     consumer: BaseConsumer<Context>,
+    /// The consumer was told what to read.
+    assigned: bool,
     parts: BTreeMap<i32, Part>,
     /// Since when nothing was heard of the brokers but errors.
     failing: Option<Stopwatch>,
@@ -61,14 +63,18 @@ pub(super) struct Feed {
 
 impl Tap {
     pub(super) fn open(&self) -> Result<Feed> {
+        let (consumer, parts) = (self.consumer()?, BTreeMap::new());
+        Ok(Feed { tap: self.clone(), consumer, assigned: false, parts, failing: None, unsure: false })
+    }
+
+    fn consumer(&self) -> Result<BaseConsumer<Context>> {
         let mut config = client_config(&self.topic, &self.client)?;
         config.set("group.id", self.group.as_deref().unwrap_or("fuse"));
         config.set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
         config.set("isolation.level", "read_committed").set("allow.auto.create.topics", "false");
         let consumer = config.create_with_context(Context::default());
-        let consumer = consumer.map_err(|error| failed(&self.topic, "read", &error, None))?;
-        Ok(Feed { tap: self.clone(), consumer, parts: BTreeMap::new(), failing: None, unsure: false })
+        consumer.map_err(|error| failed(&self.topic, "read", &error, None))
     }
 }
 
@@ -164,8 +170,12 @@ impl Feed {
         self.assign()
     }
 
-    /// Has the client read on where each partition stands.
-    fn assign(&self) -> Result<()> {
+    /// Has the client read on where each partition stands. Each client is told once: librdkafka aborts where it is told
+    /// again while it still stops (its issue 5573).
+    fn assign(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.assigned, true) {
+            self.consumer = self.tap.consumer()?;
+        }
         let mut list = TopicPartitionList::new();
         for (partition, part) in &self.parts {
             let added = list.add_partition_offset(&self.tap.topic.name, *partition, Offset::Offset(part.to));
