@@ -345,15 +345,7 @@ impl Dataflow {
         if !parallel {
             return pairs.map(|(shard, inputs)| shard.step(inputs, context)).collect();
         }
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                pairs.map(|(shard, inputs)| scope.spawn(move || shard.step(inputs, context))).collect();
-            let done = threads.into_iter().map(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => Err(Error::from_panic(panic.as_ref())),
-            });
-            done.collect()
-        })
+        exchange::in_parallel(pairs.collect(), |(shard, inputs)| shard.step(inputs, context))
     }
 
     /// What each operator has changed since the last checkpoint, by the name of its part.

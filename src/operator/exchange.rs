@@ -119,7 +119,7 @@ fn rows_of(changes: &[Vec<Changes>]) -> usize {
 }
 
 /// Does the work of each shard, each in a thread of its own.
-fn in_parallel<T: Send, R: Send>(work: Vec<T>, one: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
+pub(super) fn in_parallel<T: Send, R: Send>(work: Vec<T>, one: impl Fn(T) -> Result<R> + Sync) -> Result<Vec<R>> {
     let one = &one;
     std::thread::scope(|scope| {
         let threads: Vec<_> = work.into_iter().map(|work| scope.spawn(move || one(work))).collect();
