@@ -39,6 +39,7 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
+use super::decimals;
 use super::like::LikeInOrder;
 
 /// DataFusion's rules for logical plans, with ours at their places.
@@ -86,6 +87,9 @@ fn checked(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> DfResult<Option<Arc
             && wraps(*binary.op())
         {
             let strict = binary.clone().with_fail_on_overflow(true);
+            if let Some(fast) = decimals::fast(&strict, schema) {
+                return Ok(Transformed::yes(fast));
+            }
             return Ok(if strict == *binary { Transformed::no(node) } else { Transformed::yes(Arc::new(strict) as _) });
         }
         if let Some(negative) = node.downcast_ref::<NegativeExpr>()

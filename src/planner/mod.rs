@@ -8,6 +8,7 @@ mod asof;
 mod chart;
 mod checked;
 mod conjunction;
+mod decimals;
 mod differentiate;
 mod emit;
 mod event_time;

@@ -174,7 +174,7 @@ impl Records {
         if scanner.at - self.at > RECORD_BYTES_LIMIT {
             return scanner.wrong(WrongKind::Size, self.at, too_long());
         }
-        if self.one_line && memchr::memchr(b'\n', &self.text.as_bytes()[self.at..scanner.at]).is_some() {
+        if self.one_line && scanner.on_lines {
             return scanner.wrong(WrongKind::Syntax, self.at, NOT_ONE_LINE);
         }
         self.at = scanner.at;

@@ -69,11 +69,13 @@ pub(in crate::format) struct Scanner<'a> {
     text: &'a str,
     pub(in crate::format) at: usize,
     depth: usize,
+    /// A line end was passed: it can only be white space.
+    pub(in crate::format) on_lines: bool,
 }
 
 impl<'a> Scanner<'a> {
     pub(in crate::format) fn new(text: &'a str, at: usize) -> Self {
-        Self { text, at, depth: 0 }
+        Self { text, at, depth: 0, on_lines: false }
     }
 
     pub(in crate::format) fn wrong<T>(&self, kind: WrongKind, at: usize, what: impl Into<String>) -> Scan<T> {
@@ -96,6 +98,7 @@ impl<'a> Scanner<'a> {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 return Some(*byte);
             }
+            self.on_lines |= *byte == b'\n';
             self.at += 1;
         }
         None

@@ -206,7 +206,7 @@ impl TextReader {
             blocking(move || {
                 let end = to.min(start + PIECE_BYTES as u64);
                 let (mut at, text) = lines_of(&file, start, end, from, to)?;
-                let mut text = text.as_slice();
+                let mut text: &[u8] = &text;
                 if at == 0
                     && let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf")
                 {
@@ -262,30 +262,37 @@ async fn last_line_end(file: &TextFile, from: u64, to: u64) -> Result<Option<u64
 
 /// The lines that begin in bytes `start..end` of a file, and where they do. Lines begin at `first`, and the last one
 /// ends at `last`.
-fn lines_of(file: &File, start: u64, end: u64, first: u64, last: u64) -> Result<(u64, Vec<u8>)> {
-    // The byte before tells whether a line begins here.
+fn lines_of(file: &File, start: u64, end: u64, first: u64, last: u64) -> Result<(u64, Bytes)> {
+    let shorter = || Error::query("the file is shorter than it was");
+    // The byte before tells whether a line begins here; some bytes behind, where the last one ends.
     let before = if start == first { start } else { start - 1 };
-    let mut text = read_at(file, before..end)?;
-    if (text.len() as u64) < end - before {
-        return Err(Error::query("the file is shorter than it was"));
-    }
-    let skipped = match (start == first, memchr::memchr(b'\n', &text)) {
+    let mut text = read_at(file, before..last.min(end + LINE_BYTES))?;
+    let length = usize::try_from(end - before).unwrap_or(usize::MAX);
+    let begins = text.get(..length).ok_or_else(shorter)?;
+    let skipped = match (start == first, memchr::memchr(b'\n', begins)) {
         (true, _) => 0,
         (false, Some(at)) => at + 1,
         // The line that goes on here goes on behind.
-        (false, None) => return Ok((end, Vec::new())),
+        (false, None) => return Ok((end, Bytes::new())),
     };
-    let mut at = end;
-    while text.last() != Some(&b'\n') && at < last {
+    let mut searched = length - 1;
+    loop {
+        if let Some(at) = memchr::memchr(b'\n', &text[searched..]) {
+            text.truncate(searched + at + 1);
+            break;
+        }
+        searched = text.len();
+        let at = before + searched as u64;
+        if at >= last {
+            break;
+        }
         let more = read_at(file, at..last.min(at + LINE_BYTES))?;
-        let Some(whole) = memchr::memchr(b'\n', &more).map(|at| at + 1).or((!more.is_empty()).then_some(more.len()))
-        else {
-            return Err(Error::query("the file is shorter than it was"));
-        };
-        text.extend_from_slice(&more[..whole]);
-        at += whole as u64;
+        if more.is_empty() {
+            return Err(shorter());
+        }
+        text.extend_from_slice(&more);
     }
-    Ok((before + skipped as u64, text.split_off(skipped)))
+    Ok((before + skipped as u64, Bytes::from(text).slice(skipped..)))
 }
 
 /// The number of the line that begins at a byte.
