@@ -9,6 +9,7 @@
 #[path = "../tpch/data.rs"]
 mod data;
 mod feed;
+mod groups;
 #[path = "../streams/nowhere.rs"]
 mod nowhere;
 mod skew;
@@ -65,6 +66,9 @@ fn main() -> Result<()> {
     }
     for rows in sizes.iter().filter(|_| wanted("state")) {
         runtime.block_on(state::measure(*rows as u64))?;
+    }
+    if wanted("groups") {
+        runtime.block_on(groups::measure(1_000_000))?;
     }
     if wanted("skew") {
         runtime.block_on(skew::measure())?;

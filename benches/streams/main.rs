@@ -94,7 +94,7 @@ const MILLION: i64 = 1_000_000;
 fn throughput(runtime: &Runtime) -> Result<()> {
     let place = tempfile::tempdir()?;
     let root = place.path().display().to_string();
-    println!("rows/s of one core, 4 M rows in 4 files, epochs of 1 M rows; medians of 5, in turn");
+    println!("rows/s of one core, 4 M rows in 4 files, epochs of 1 M rows; medians of 9, in turn");
     println!("{:<24}{:>12}{:>12}{:>8}", "", "batch", "stream", "ratio");
     for (format, ending) in [("JSON", "json"), ("CSV", "csv"), ("PARQUET", "parquet")] {
         let session = Session::new(Settings::default())?;
@@ -116,7 +116,7 @@ fn throughput(runtime: &Runtime) -> Result<()> {
         ] {
             let table = format!("EXTERNAL TABLE t {columns} STORED AS {format} LOCATION '{root}/{ending}/'");
             let (mut batch, mut stream) = (Vec::new(), Vec::new());
-            for run in 0..5 {
+            for run in 0..9 {
                 let out = format!("{root}/{ending}-{}-{run}", name.replace(' ', "-"));
                 let target = if name == "stateless" { format!("{out}/") } else { format!("{out}.parquet") };
                 let begun = cpu_seconds();

@@ -31,6 +31,7 @@ mod rewrite;
 mod sessions;
 mod statement;
 mod temporal;
+mod texts;
 mod time_windows;
 mod upkeep;
 mod windows;

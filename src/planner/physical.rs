@@ -19,6 +19,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use super::checked::CheckArithmetic;
 use super::conjunction::CompareAll;
 use super::nan::KeepNan;
+use super::texts::CompareViews;
 use crate::config::TOP_ROWS_IN_MEMORY;
 
 /// DataFusion's rules with ours among them, each at its place.
@@ -30,6 +31,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(SpillLargeTops));
     rules.push(Arc::new(KeepNan));
     rules.push(Arc::new(CompareAll));
+    rules.push(Arc::new(CompareViews));
     rules
 }
 
