@@ -147,7 +147,8 @@ fn an_epoch_of_one_row_does_not_look_at_its_whole_partition() {
     let (all, epochs) = spent();
     assert_eq!(epochs, 63.0);
     let one = (all - first) / 20.0;
-    assert!(one < first / 50.0, "{first} µs for 100,000 rows, {one} µs for one more");
+    // One that looks at all costs as much as the first; one that does not, a thousandth. Other tests run beside this.
+    assert!(one < first / 10.0, "{first} µs for 100,000 rows, {one} µs for one more");
     let verified = place.run(&["verify", "--state", "state", "-c", &sql]).data();
     assert!(verified.contains("equal: 1 statement"), "{verified}");
 }
