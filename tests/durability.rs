@@ -250,3 +250,33 @@ fn standard_input_that_fills_the_disk_is_kept_as_far_as_it_was_read() {
     assert!(numbers[0] > 0 && numbers[0] < 200_000 && numbers.iter().all(|number| *number == numbers[0]), "{text}");
     assert_eq!(line("new"), "10,10000055", "{text}");
 }
+
+#[test]
+fn a_state_of_another_form_is_refused_and_can_be_replaced() {
+    let place = Place::new();
+    place.write("a.json", "{\"v\":1}\n{\"v\":2}\n");
+    let sql =
+        "CREATE STREAM a (v BIGINT) STORED AS JSON LOCATION 'a.json'; COPY (SELECT v FROM a) TO 'out/' STORED AS CSV;";
+    let run = |more: &[&str]| place.run(&[&["query", "-q", "--once", "--state", "state", "-c", sql], more].concat());
+    run(&[]).data();
+    let path = place.path().join("state/pipeline.json");
+    let text = std::fs::read_to_string(&path).expect("reads");
+    for (form, told) in [("\"format\":7,", "format 7"), ("", "format 0")] {
+        let changed = text.replacen("\"format\":1,", form, 1);
+        assert_ne!(changed, text);
+        let (body, _) = changed.rsplit_once(",\"crc32\":\"").expect("sealed");
+        let sealed = format!("{body},\"crc32\":\"{:08x}\"}}\n", crc32fast::hash(body.as_bytes()));
+        std::fs::write(&path, sealed).expect("writes");
+        for args in [
+            &["query", "-q", "--once", "--state", "state", "-c", sql][..],
+            &["inspect", "state"],
+            &["verify", "--state", "state", "-c", sql],
+        ] {
+            let ran = place.run(args);
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains(told) && ran.stderr.contains("--fresh"), "{}", ran.stderr);
+        }
+    }
+    run(&["--fresh"]).data();
+    assert_eq!(place.run(&["query", "--format", "csv", "-c", "FROM 'out/*.csv' ORDER BY v"]).data(), "v\n1\n2\n");
+}

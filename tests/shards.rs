@@ -176,6 +176,11 @@ fn what_shards_sum_up_before_is_what_their_rows_come_to() {
         "SELECT g, count(*) AS c, sum(s) AS s, avg(s) AS a, var_pop(s) AS p, bool_and(s > 10) AS o
          FROM (SELECT id // 3 AS h, id % 5 AS g, sum(v) AS s FROM a GROUP BY 1, 2) GROUP BY g"
             .to_owned(),
+        // Two keys that have half of the rows; the others are alone.
+        format!(
+            "SELECT CASE WHEN id % 4 = 0 THEN 7.0 WHEN id % 4 = 1 THEN NULL ELSE id / 2 END AS g, {rows} FROM a GROUP BY 1"
+        ),
+        format!("SELECT CASE WHEN id % 3 = 0 THEN 'hot' ELSE id::VARCHAR END AS g, {values} FROM a GROUP BY 1"),
         "SELECT k, count(*) AS c FROM (SELECT k, id, f FROM a UNION ALL SELECT k + 0.5, id, f FROM a) GROUP BY k"
             .to_owned(),
     ];

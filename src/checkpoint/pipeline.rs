@@ -12,9 +12,25 @@ use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
+/// The form of all files in a state folder. It counts up when one of them changes so that an older fuse, or a newer
+/// one, would read it wrongly.
+const FORMAT: u32 = 1;
+
+/// What every form of [`Identity`] says.
+#[derive(Deserialize)]
+struct Written {
+    /// Nothing from before there was a number.
+    #[serde(default)]
+    format: u32,
+    version: String,
+    id: String,
+}
+
 /// Which pipeline a state belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
+    /// The form of the files.
+    pub format: u32,
     /// The version of fuse that made it.
     pub version: String,
     /// A part of the names of the files that its sinks write.
@@ -89,15 +105,38 @@ impl Identity {
         let seed = format!("{now_micros} {} {computes}", std::process::id());
         let id = format!("{:08x}", crc32fast::hash(seed.as_bytes()));
         let (sources, operators, found) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), id, computes, writes, sources, operators, found }
+        Self {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id,
+            computes,
+            writes,
+            sources,
+            operators,
+            found,
+        }
     }
 
-    /// The identity in a state folder; nothing if the folder is new.
+    /// The identity in a state folder; nothing if the folder is new. A folder of another form is an error.
     pub async fn read(folder: &Folder) -> Result<Option<Self>> {
-        match folder.read(FILE).await? {
-            Some(bytes) => Ok(Some(unseal(&bytes, &format!("{}/{FILE}", folder.name()))?)),
-            None => Ok(None),
+        let Some(bytes) = folder.read(FILE).await? else { return Ok(None) };
+        let name = format!("{}/{FILE}", folder.name());
+        let Written { format, version, .. } = unseal(&bytes, &name)?;
+        if format != FORMAT {
+            let (ours, own) = (FORMAT, env!("CARGO_PKG_VERSION"));
+            let what = format!("the state in {} has format {format}, this fuse reads and writes {ours}", folder.name());
+            return Err(Error::query(what)
+                .note(format!("fuse {version} wrote it, this is fuse {own}"))
+                .hint("go on with the fuse that wrote it; or start anew with --fresh, or with another --state"));
         }
+        Ok(Some(unseal(&bytes, &name)?))
+    }
+
+    /// The [`id`](Self::id) in a state folder of any form.
+    pub async fn read_id(folder: &Folder) -> Result<Option<String>> {
+        let Some(bytes) = folder.read(FILE).await? else { return Ok(None) };
+        let Written { id, .. } = unseal(&bytes, &format!("{}/{FILE}", folder.name()))?;
+        Ok(Some(id))
     }
 
     /// Writes it into a new state folder; false if another process has written one first.

@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, Int64Array, UInt64Array};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::aggregate::Partial;
 use super::exists::tally_schema;
@@ -21,6 +21,10 @@ use crate::error::{Error, Result};
 
 /// Rows that show whether groups have many.
 const SAMPLE: usize = 4096;
+/// Keys are few if each has so many of these rows, taken all together.
+const FEW: usize = 8;
+/// A key is hot if it has this part of them.
+const HOT: usize = 256;
 
 /// How an operator wants its input divided.
 pub(super) enum Exchange {
@@ -30,7 +34,7 @@ pub(super) enum Exchange {
     One,
     /// By the hash of these columns.
     Key { exprs: Vec<Arc<dyn PhysicalExpr>>, hasher: KeyHasher },
-    /// Like `rows`; where many rows have few groups, each shard sums its own up before, and the sums are divided.
+    /// Like `rows`; rows of groups that have many are summed up before, by each shard its own, and the sums are divided.
     Groups { rows: Box<Exchange>, shards: Vec<Partial>, sums: Box<Exchange> },
     /// How many rows there are, and in how many a column is NULL: the same for all shards.
     Tally { exprs: Vec<Arc<dyn PhysicalExpr>> },
@@ -77,41 +81,97 @@ impl Exchange {
                 Ok(all)
             }
             Exchange::Key { exprs, hasher } => {
-                let divide = |changes: Vec<Changes>| by_key(exprs, hasher, &changes, shards);
-                let parts: Vec<Vec<Vec<Changes>>> = if rows_of(&changes) < super::PARALLEL_ROWS {
+                let divide =
+                    |changes: Vec<Changes>| by_key(exprs, hasher, &changes, |hash| shard_of(hash, shards), shards);
+                let parts = if rows_of(&changes) < super::PARALLEL_ROWS {
                     changes.into_iter().map(divide).collect::<Result<_>>()?
                 } else {
                     in_parallel(changes, divide)?
                 };
-                let mut all = vec![Vec::new(); shards];
-                for part in parts {
-                    for (shard, changes) in part.into_iter().enumerate() {
-                        all[shard].extend(changes);
-                    }
-                }
-                Ok(all)
+                Ok(joined(parts, shards))
             }
-            Exchange::Groups { rows, shards: partials, sums } => {
-                if rows_of(&changes) < super::PARALLEL_ROWS || !rows.repeats(&changes)? {
-                    return rows.divide(changes, shards);
-                }
-                let work = changes.into_iter().zip(partials).filter(|(changes, _)| !changes.is_empty()).collect();
-                let summed = in_parallel(work, |(changes, partial)| Ok(vec![partial.combine(&changes)?]))?;
-                sums.divide(summed, shards)
-            }
+            Exchange::Groups { rows, shards: partials, sums } => by_sums(rows, partials, sums, changes, shards),
         }
     }
+}
 
-    /// True if the first rows have keys that come again.
-    fn repeats(&self, changes: &[Vec<Changes>]) -> Result<bool> {
-        let Exchange::Key { exprs, hasher } = self else { return Ok(true) };
-        let Some(first) = changes.iter().flatten().max_by_key(|change| change.len()) else { return Ok(false) };
-        let rows = first.rows.slice(0, first.len().min(SAMPLE));
-        let hashes = hasher.hashes(&evaluate_key(exprs, &rows)?, rows.num_rows())?;
-        let distinct: HashSet<u64> = hashes.into_iter().collect();
-        // Two thirds: summing up rows that are alone costs more than it saves.
-        Ok(distinct.len() * 3 <= rows.num_rows() * 2)
+/// Divides rows by their groups; those of groups that have many are summed up before.
+fn by_sums(
+    rows: &mut Exchange,
+    partials: &mut [Partial],
+    sums: &mut Exchange,
+    changes: Vec<Vec<Changes>>,
+    shards: usize,
+) -> Result<Vec<Vec<Changes>>> {
+    if rows_of(&changes) < super::PARALLEL_ROWS {
+        return rows.divide(changes, shards);
     }
+    let hot = match rows {
+        Exchange::Key { exprs, hasher } => repeated(exprs, hasher, &changes)?,
+        _ => Repeated::Most,
+    };
+    if matches!(hot, Repeated::None) {
+        return rows.divide(changes, shards);
+    }
+    let apart = match (&hot, &*rows) {
+        (Repeated::These(hot), Exchange::Key { exprs, hasher }) => Some((hot, exprs, hasher)),
+        _ => None,
+    };
+    let work = changes.into_iter().zip(partials).filter(|(changes, _)| !changes.is_empty()).collect();
+    let parts = in_parallel(work, |(changes, partial)| {
+        let (hot, others) = match apart {
+            Some((hot, exprs, hasher)) => {
+                let part = |hash| if hot.contains(&hash) { shards } else { shard_of(hash, shards) };
+                let mut parts = by_key(exprs, hasher, &changes, part, shards + 1)?;
+                (parts.pop().unwrap_or_default(), parts)
+            }
+            None => (changes, Vec::new()),
+        };
+        Ok((if hot.is_empty() { Vec::new() } else { vec![partial.combine(&hot)?] }, others))
+    })?;
+    let (summed, others): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let mut all = sums.divide(summed, shards)?;
+    all.resize(shards, Vec::new());
+    for (shard, changes) in joined(others, shards).into_iter().enumerate() {
+        all[shard].extend(changes);
+    }
+    Ok(all)
+}
+
+/// The keys that the first rows show to have many rows.
+fn repeated(exprs: &[Arc<dyn PhysicalExpr>], hasher: &KeyHasher, changes: &[Vec<Changes>]) -> Result<Repeated> {
+    let Some(first) = changes.iter().flatten().max_by_key(|change| change.len()) else { return Ok(Repeated::None) };
+    let rows = first.rows.slice(0, first.len().min(SAMPLE));
+    let mut times: HashMap<u64, usize> = HashMap::new();
+    for hash in hasher.hashes(&evaluate_key(exprs, &rows)?, rows.num_rows())? {
+        *times.entry(hash).or_default() += 1;
+    }
+    if times.len() * FEW <= rows.num_rows() {
+        return Ok(Repeated::Most);
+    }
+    times.retain(|_, times| *times * HOT >= rows.num_rows());
+    Ok(if times.is_empty() { Repeated::None } else { Repeated::These(times.into_keys().collect()) })
+}
+
+/// Which keys come again and again.
+enum Repeated {
+    /// None is seen: summing up rows that are alone costs more than it saves.
+    None,
+    /// Nearly all.
+    Most,
+    /// Those with these hashes.
+    These(HashSet<u64>),
+}
+
+/// The parts of each shard, of what all shards have divided.
+fn joined(parts: Vec<Vec<Vec<Changes>>>, shards: usize) -> Vec<Vec<Changes>> {
+    let mut all = vec![Vec::new(); shards];
+    for part in parts {
+        for (shard, changes) in part.into_iter().enumerate() {
+            all[shard].extend(changes);
+        }
+    }
+    all
 }
 
 fn rows_of(changes: &[Vec<Changes>]) -> usize {
@@ -130,24 +190,26 @@ pub(super) fn in_parallel<T: Send, R: Send>(work: Vec<T>, one: impl Fn(T) -> Res
     })
 }
 
+/// Rows by the part that the hash of their key belongs to.
 fn by_key(
     exprs: &[Arc<dyn PhysicalExpr>],
     hasher: &KeyHasher,
     changes: &[Changes],
-    shards: usize,
+    part_of: impl Fn(u64) -> usize,
+    parts: usize,
 ) -> Result<Vec<Vec<Changes>>> {
-    let mut divided = vec![Vec::new(); shards];
+    let mut divided = vec![Vec::new(); parts];
     for change in changes {
         let hashes = hasher.hashes(&evaluate_key(exprs, &change.rows)?, change.len())?;
-        let mut rows: Vec<Vec<u64>> = vec![Vec::new(); shards];
+        let mut rows: Vec<Vec<u64>> = vec![Vec::new(); parts];
         for (row, hash) in hashes.into_iter().enumerate() {
-            rows[shard_of(hash, shards)].push(row as u64);
+            rows[part_of(hash)].push(row as u64);
         }
-        for (shard, rows) in rows.into_iter().enumerate() {
+        for (part, rows) in rows.into_iter().enumerate() {
             if rows.len() == change.len() {
-                divided[shard].push(change.clone());
+                divided[part].push(change.clone());
             } else if !rows.is_empty() {
-                divided[shard].push(change.take(&UInt64Array::from(rows))?);
+                divided[part].push(change.take(&UInt64Array::from(rows))?);
             }
         }
     }

@@ -182,12 +182,12 @@ pub(super) fn identity(plan: &IncrementalPlan, targets: Vec<String>, now_micros:
 /// Removes a state, and what its pipeline has written.
 async fn forget(folder: &Folder, sinks: &mut [Box<dyn Sink>], sources: &mut [Box<dyn Source>]) -> Result<()> {
     // A damaged identity cannot say which files are its own: they stay.
-    if let Ok(Some(known)) = Identity::read(folder).await {
+    if let Ok(Some(id)) = Identity::read_id(folder).await {
         for sink in sinks {
-            sink.forget(&known.id).await?;
+            sink.forget(&id).await?;
         }
         for letters in sources.iter().filter_map(|source| source.dead_letters()) {
-            unbury(letters, &known.id).await?;
+            unbury(letters, &id).await?;
         }
     }
     for (at, source) in sources.iter_mut().enumerate() {
