@@ -14,6 +14,7 @@ use std::fmt;
 use std::io;
 
 pub use types::sql_type;
+pub use words::as_sql;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::{seal, unseal};
 use crate::durable::Folder;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, as_sql};
 use crate::offset::Epoch;
 
 /// The form of all files in a state folder. It counts up when one of them changes so that an older fuse, or a newer
@@ -160,10 +160,10 @@ impl Identity {
         let (before, now) = (lines(self), lines(new));
         let mut error = Error::query(format!("the state in {} belongs to another version of this SQL", folder.name()));
         for line in before.iter().filter(|line| !now.contains(line)).take(3) {
-            error = error.note(format!("then: {}", line.trim()));
+            error = error.note(format!("then: {}", as_sql(line.trim())));
         }
         for line in now.iter().filter(|line| !before.contains(line)).take(3) {
-            error = error.note(format!("now:  {}", line.trim()));
+            error = error.note(format!("now:  {}", as_sql(line.trim())));
         }
         Err(error.hint("--fresh starts anew and replaces what was written; --state DIR uses another folder"))
     }

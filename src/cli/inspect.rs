@@ -13,6 +13,7 @@ use super::status::{bytes, dropped};
 use crate::checkpoint::{Checkpoint, Commit, EpochRecord, Explained, Failure, Identity, Logs, StateStore};
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::function::plan_in_sql;
 use crate::offset::ENDED;
 use crate::session::Session;
 
@@ -96,7 +97,8 @@ impl Found {
             micros => (table, time(micros)),
         });
         let kept = self.kept();
-        let operators = kept.iter().map(|(what, rows, bytes)| json!({ "what": what, "rows": rows, "bytes": bytes }));
+        let operators =
+            kept.iter().map(|(what, rows, bytes)| json!({ "what": plan_in_sql(what), "rows": rows, "bytes": bytes }));
         json!({
             "state": self.name,
             "id": self.identity.id,
@@ -117,9 +119,9 @@ impl Found {
             "sources": self.committed.sources,
             "sinks": self.identity.writes,
             "keeps": operators.collect::<Vec<_>>(),
-            "computes": self.identity.computes.lines().collect::<Vec<_>>(),
+            "computes": self.identity.computes.lines().map(plan_in_sql).collect::<Vec<_>>(),
             "operators": self.operators().iter().map(|line| json!({
-                "operator": line.operator,
+                "operator": plan_in_sql(&line.operator),
                 "strategy": line.strategy,
                 "output": line.output,
                 "reason": line.reason,
@@ -167,14 +169,18 @@ impl Found {
         lines.push("sinks".to_owned());
         lines.extend(self.identity.writes.iter().map(|target| format!("  {target}")));
         lines.push("keeps".to_owned());
-        lines.extend(self.kept().into_iter().map(|(what, rows, bytes)| format!("  {what}: {}", size(rows, bytes))));
+        lines.extend(
+            self.kept()
+                .into_iter()
+                .map(|(what, rows, bytes)| format!("  {}: {}", plan_in_sql(&what), size(rows, bytes))),
+        );
         lines.push("computes".to_owned());
         // The operators stand at the end, in the order in which the checkpoint has them.
         let operators = self.operators();
         let tables = self.identity.computes.lines().count().saturating_sub(operators.len());
         for (at, line) in self.identity.computes.lines().enumerate() {
             let cost = at.checked_sub(tables).and_then(|at| operators.get(at)).filter(|known| known.operator == line);
-            lines.push(format!("  {line}{}", cost.map_or_else(String::new, cost_in_words)));
+            lines.push(format!("  {}{}", plan_in_sql(line), cost.map_or_else(String::new, cost_in_words)));
         }
         lines.join("\n") + "\n"
     }

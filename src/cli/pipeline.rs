@@ -223,6 +223,7 @@ impl Painter {
     }
 
     fn summary(&self) -> String {
-        format!("{}; state in {}", self.status().summary(), self.state)
+        let status = self.status();
+        format!("{}, {:.2} s; state in {}", status.summary(), status.elapsed().as_secs_f64(), self.state)
     }
 }

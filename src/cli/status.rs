@@ -42,13 +42,17 @@ impl Status {
     pub(super) fn summary(&self) -> String {
         let now = self.progress.read();
         format!(
-            "{} read{}, {} written, epoch {}, {:.2} s",
+            "{} read{}, {} written, epoch {}",
             count(now.rows_in, "row"),
             left_out(&now),
             count(now.rows_out, "change"),
             now.epoch,
-            self.start.elapsed().as_secs_f64(),
         )
+    }
+
+    /// How long it has run.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 }
 

@@ -52,7 +52,18 @@ pub(super) fn in_words(mut error: Error) -> Error {
 
 /// Types and literals as SQL writes them, and columns without the name of their file.
 fn in_sql(message: &str) -> String {
-    static PARTS: OnceLock<Option<[Regex; 4]>> = OnceLock::new();
+    static FILES: OnceLock<Option<Regex>> = OnceLock::new();
+    // `g.csv.a`: a column behind the name of a file.
+    let files = FILES
+        .get_or_init(|| Regex::new(r"[\w/.-]+\.(?:csv|tsv|parquet|json|ndjson|jsonl|arrow|avro)\.(\w+)").ok())
+        .as_ref();
+    let text = as_sql(message);
+    files.map_or_else(|| text.clone(), |files| files.replace_all(&text, "$1").into_owned())
+}
+
+/// A text in which types and literals are spelled as SQL writes them.
+pub fn as_sql(message: &str) -> String {
+    static PARTS: OnceLock<Option<[Regex; 3]>> = OnceLock::new();
     let parts = PARTS.get_or_init(|| {
         Some([
             Regex::new(r#"\b(?:Int8|Int16|Int32|Int64|UInt8|UInt16|UInt32|UInt64|Float16|Float32|Float64|Boolean)\(([^()"]*)\)"#).ok()?,
@@ -63,16 +74,14 @@ fn in_sql(message: &str) -> String {
                 r"Utf8View|LargeUtf8|Utf8|Boolean|BinaryView|LargeBinary|Date32|Date64)(?:\b|$)?"
             ))
             .ok()?,
-            // `g.csv.a`: a column behind the name of a file.
-            Regex::new(r"[\w/.-]+\.(?:csv|tsv|parquet|json|ndjson|jsonl|arrow|avro)\.(\w+)").ok()?,
         ])
     });
-    let Some([numbers, texts, types, files]) = parts else { return message.to_owned() };
+    let Some([numbers, texts, types]) = parts else { return message.to_owned() };
     let text = numbers.replace_all(message, "$1");
     let text = texts.replace_all(&text, "'$1'");
     let text =
         types.replace_all(&text, |found: &Captures<'_>| sql_name(&found[0]).unwrap_or_else(|| found[0].to_owned()));
-    nested_types(&files.replace_all(&text, "$1"))
+    nested_types(&text)
 }
 
 /// `List(BIGINT)` as `BIGINT[]`, and `Struct("a": INT)` as `STRUCT(a INT)`.

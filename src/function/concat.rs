@@ -41,34 +41,6 @@ pub fn concatenation(left: &Expr, right: &Expr, types: (&DataType, &DataType)) -
     Some(Expr::ScalarFunction(ScalarFunction::new_udf(function, args)))
 }
 
-/// A text with `||(a, b)`, as plans print the call, as `a || b`.
-pub fn infix(text: &str) -> String {
-    let Some(start) = text.find("||(") else { return text.to_owned() };
-    let inner = &text[start + 3..];
-    let (mut depth, mut quote, mut from) = (0_usize, None, 0);
-    let mut operands = Vec::new();
-    for (at, c) in inner.char_indices() {
-        match (quote, c) {
-            (Some(open), _) => quote = (c != open).then_some(open),
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '(' | '[' | '{') => depth += 1,
-            (None, ',') if depth == 0 => {
-                operands.push(inner[from..at].trim());
-                from = at + 1;
-            }
-            (None, ')') if depth == 0 => {
-                operands.push(inner[from..at].trim());
-                let operands: Vec<String> = operands.into_iter().map(infix).collect();
-                return format!("{}{}{}", &text[..start], operands.join(" || "), infix(&inner[at + 1..]));
-            }
-            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    // A quote within a text can hide the end of the call.
-    text.to_owned()
-}
-
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Concatenate {
     signature: Signature,
@@ -144,25 +116,4 @@ fn join<O: OffsetSizeTrait>(
         builder.append_value("");
     }
     Ok(Arc::new(builder.finish()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plans_print_the_operator_between_its_operands() {
-        for (plan, shown) in [
-            ("Projection: ||(t.a, t.b)", "Projection: t.a || t.b"),
-            (
-                "expr=[||(a@0, upper(b@1)) as x, ||(c, Utf8(\"), (\")) as y]",
-                "expr=[a@0 || upper(b@1) as x, c || Utf8(\"), (\") as y]",
-            ),
-            ("f(||(||(a, b), coalesce(c, d)), 1)", "f(a || b || coalesce(c, d), 1)"),
-            ("a || b", "a || b"),
-            ("||(a, Utf8(\"))", "||(a, Utf8(\"))"),
-        ] {
-            assert_eq!(infix(plan), shown);
-        }
-    }
 }

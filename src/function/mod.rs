@@ -16,6 +16,7 @@ mod macros;
 mod names;
 mod now;
 mod percentile;
+mod plan_text;
 mod sum;
 mod text;
 mod time;
@@ -27,12 +28,13 @@ use datafusion::logical_expr::ColumnarValue;
 
 use crate::error::Result;
 
-pub use concat::{concatenation, infix};
+pub use concat::concatenation;
 pub use json::json_call;
 pub use like::like_in_order;
 pub use macros::MACROS;
 pub use names::NAMES;
 pub use now::{is_epoch_time, with_epoch_time};
+pub use plan_text::{infix, plan_in_sql};
 pub use sum::wide;
 
 /// Registers all of them.

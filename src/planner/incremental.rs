@@ -3,6 +3,7 @@
 //! Enters: nodes, made by [`super::differentiate`]. Leaves: for `operator`, what to build; for people, EXPLAIN
 //! INCREMENTAL. Always holds: a node stands behind its inputs; it never executes itself.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -310,13 +311,9 @@ impl Op {
             Op::Random { calls, .. } => format!("Record {calls:?}"),
             Op::Top { sort, skip, fetch, .. } => {
                 let by: Vec<String> = sort.iter().map(ToString::to_string).collect();
-                let which = fetch.map_or_else(|| "All".to_owned(), |fetch| format!("Top {fetch}"));
-                format!("{which} behind {skip} by [{}]", by.join(", "))
+                format!("{} by [{}]", cut_out("Top", *fetch, *skip), by.join(", "))
             }
-            Op::First { skip, fetch } => {
-                let which = fetch.map_or_else(|| "All".to_owned(), |fetch| format!("First {fetch}"));
-                format!("{which} behind {skip}")
-            }
+            Op::First { skip, fetch } => cut_out("First", *fetch, *skip),
             Op::Ranking { window, limit, .. } => format!("First {} by {}", limit.rows, list(&window.window_expr)),
             Op::Near { window, .. } => format!("Rows near by: {}", list(&window.window_expr)),
             Op::Running { window, .. } => format!("Rows so far: {}", list(&window.window_expr)),
@@ -355,12 +352,31 @@ fn plain_intervals(text: &str) -> String {
     plain + rest
 }
 
+/// What LIMIT and OFFSET leave.
+fn cut_out(which: &str, fetch: Option<usize>, skip: usize) -> String {
+    match (fetch, skip) {
+        (Some(fetch), 0) => format!("{which} {fetch}"),
+        (Some(fetch), skip) => format!("{which} {fetch} behind {skip}"),
+        (None, skip) => format!("All behind {skip}"),
+    }
+}
+
+/// `x AS y AS z` as `x AS z`.
+fn with_last_name(expr: &Expr) -> Cow<'_, Expr> {
+    match expr {
+        Expr::Alias(last) if matches!(*last.expr, Expr::Alias(_)) => {
+            Cow::Owned(last.expr.as_ref().clone().unalias_nested().data.alias(&last.name))
+        }
+        other => Cow::Borrowed(other),
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Filter { predicate, .. } => write!(f, "Filter {predicate}"),
             Step::Project { exprs, .. } => {
-                let exprs: Vec<String> = exprs.iter().map(ToString::to_string).collect();
+                let exprs: Vec<String> = exprs.iter().map(|expr| with_last_name(expr).to_string()).collect();
                 write!(f, "Project {}", exprs.join(", "))
             }
         }

@@ -30,7 +30,7 @@ use crate::database::{Address, Connections};
 use crate::durable::Folder;
 use crate::error::{Error, Result};
 use crate::folder::listing_of;
-use crate::function::{infix, with_epoch_time};
+use crate::function::{plan_in_sql, with_epoch_time};
 use crate::kafka::{TopicTarget, Values};
 use crate::planner::{self, EmitFinal, IncrementalPlan, Maintained, Target};
 use crate::runtime::{OpenSource, Pipeline, Planned};
@@ -522,7 +522,7 @@ impl FileTarget {
 fn explained(lines: &[Explained]) -> Result<RecordBatch> {
     let text =
         |of: fn(&Explained) -> &String| Arc::new(StringArray::from_iter_values(lines.iter().map(of))) as ArrayRef;
-    let operators = lines.iter().map(|line| infix(&line.operator));
+    let operators = lines.iter().map(|line| plan_in_sql(&line.operator));
     let mut columns = vec![
         ("operator", Arc::new(StringArray::from_iter_values(operators)) as ArrayRef),
         ("strategy", text(|line| &line.strategy)),
