@@ -214,7 +214,7 @@ fn a_table_with_a_key_goes_to_disk() {
 
 #[test]
 fn the_rows_of_a_limit_go_to_disk() {
-    keeps_on_disk("Top 50 behind", "SELECT id, v, s FROM l ORDER BY v, id LIMIT 50");
+    keeps_on_disk("Top 50 by", "SELECT id, v, s FROM l ORDER BY v, id LIMIT 50");
 }
 
 #[test]
