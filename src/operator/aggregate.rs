@@ -15,6 +15,7 @@ mod partial;
 mod rows;
 mod states;
 mod sums;
+mod value_key;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,7 +42,6 @@ use crate::checkpoint::{Pieces, Saved};
 use crate::error::Result;
 use crate::planner::{Eviction, Upkeep};
 use cold::Cold;
-use counted::Counted;
 use function::{Fold, Function, Moved};
 use groups::Groups;
 pub(super) use partial::Partial;
@@ -107,7 +107,7 @@ impl Aggregate {
             let lowered = LoweredAggregateBuilder::new(expr, input, input.as_arrow(), props, &context).build()?;
             functions.push(Function::new(lowered.aggregate, lowered.filter, input.inner(), by.is_empty())?);
         }
-        let (folds, places) = folds(&functions, grows, input.inner())?;
+        let (folds, places) = folds(&functions, grows, !evict.is_empty(), input.inner())?;
         let (keys, results) = output.fields().split_at(by.len());
         let types = |fields: &[FieldRef]| fields.iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
         let expiry = evict.first().map(|eviction| {
@@ -453,16 +453,16 @@ fn still_there(saved: &RecordBatch, keys: usize, rows: impl Iterator<Item = u64>
 }
 
 /// What keeps each function up to date, and where its results stand among those of all.
-fn folds(functions: &[Function], grows: bool, input: &SchemaRef) -> Result<(Folds, Vec<usize>)> {
+fn folds(functions: &[Function], grows: bool, forgets: bool, input: &SchemaRef) -> Result<(Folds, Vec<usize>)> {
     let mut folds = Folds::new();
     let mut places = vec![0; functions.len()];
     let mut others = Vec::new();
     for (at, function) in functions.iter().enumerate() {
         let fold: Box<dyn Fold> = match function.upkeep(grows) {
             Upkeep::Sums(sum) => Box::new(Sums::new(function.clone(), sum)),
-            Upkeep::Least => Box::new(Counted::least(function.clone())?),
-            Upkeep::Greatest => Box::new(Counted::greatest(function.clone())?),
-            Upkeep::Distinct(sum) => Box::new(Counted::distinct(function.clone(), sum, input)?),
+            Upkeep::Least => counted::least(function.clone())?,
+            Upkeep::Greatest => counted::greatest(function.clone())?,
+            Upkeep::Distinct(sum) => counted::distinct(function.clone(), sum, input, forgets)?,
             Upkeep::States | Upkeep::Rows => {
                 others.push(at);
                 continue;

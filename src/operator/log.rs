@@ -5,9 +5,11 @@
 //! is, however often it changes.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::hash::Hash;
 
 use arrow::record_batch::RecordBatch;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use crate::checkpoint::Saved;
 
@@ -37,7 +39,7 @@ impl<K, V> ToSave<K, V> {
 
 /// Keys whose rows have changed.
 pub(super) struct Log<K, V = ()> {
-    changed: BTreeMap<K, V>,
+    changed: HashMap<K, V>,
     /// Rows that were saved since all of them were.
     saved_rows: usize,
     save_all: bool,
@@ -45,11 +47,11 @@ pub(super) struct Log<K, V = ()> {
 
 impl<K, V> Default for Log<K, V> {
     fn default() -> Self {
-        Self { changed: BTreeMap::new(), saved_rows: 0, save_all: false }
+        Self { changed: HashMap::new(), saved_rows: 0, save_all: false }
     }
 }
 
-impl<K: Ord, V> Log<K, V> {
+impl<K: Ord + Hash, V> Log<K, V> {
     /// A key has changed; what was said of it before is forgotten.
     pub(super) fn set(&mut self, key: K, value: V) {
         self.changed.insert(key, value);
@@ -73,9 +75,9 @@ impl<K: Ord, V> Log<K, V> {
         }
     }
 
-    /// Takes what has changed since the last checkpoint, as if nothing had.
+    /// Takes what has changed since the last checkpoint, in order, as if nothing had.
     pub(super) fn take_changed(&mut self) -> BTreeMap<K, V> {
-        std::mem::take(&mut self.changed)
+        std::mem::take(&mut self.changed).into_iter().collect()
     }
 
     /// So many rows more are saved with what was taken last.
@@ -85,7 +87,7 @@ impl<K: Ord, V> Log<K, V> {
 
     /// What the next checkpoint has to hold, where `rows` rows are there. `all`: whatever has changed.
     pub(super) fn take(&mut self, rows: usize, all: bool) -> ToSave<K, V> {
-        let changed = std::mem::take(&mut self.changed);
+        let changed = self.take_changed();
         self.saved_rows += changed.len();
         if std::mem::take(&mut self.save_all) || all || self.saved_rows > 2 * rows + SPARE_ROWS {
             self.saved_rows = rows;

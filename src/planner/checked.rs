@@ -40,6 +40,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::decimals;
+use super::filters::PushDownFilters;
 use super::like::LikeInOrder;
 
 /// DataFusion's rules for logical plans, with ours at their places.
@@ -47,6 +48,9 @@ pub fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
     let simplify = rules.iter().position(|rule| rule.name() == "simplify_expressions").unwrap_or(0);
     rules.insert(simplify, Arc::new(CheckConstants));
+    if let Some(pushes) = rules.iter_mut().find(|rule| rule.name() == "push_down_filter") {
+        *pushes = Arc::new(PushDownFilters::default());
+    }
     rules.push(Arc::new(CheckWindows));
     rules.push(Arc::new(LikeInOrder));
     rules

@@ -12,6 +12,7 @@ mod decimals;
 mod differentiate;
 mod emit;
 mod event_time;
+mod filters;
 mod grouping;
 mod incremental;
 mod inlined;

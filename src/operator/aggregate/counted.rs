@@ -3,14 +3,17 @@
 //! Enters: rows with weights. Leaves: the results of groups. Always holds: how often each value is in a group, in the
 //! order of the values; the work follows the rows, and not the values that are kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
+use hashbrown::HashMap;
 
 use super::function::{Batch, Fold, Function, Moved};
 use super::sums::Sums;
+use super::value_key::{PACKED_BYTES, ValueKey};
 use super::{GROUP, SHARD};
 use crate::change::{RowEncoder, WEIGHT, retracted_too_often, with_columns};
 use crate::checkpoint::{Pieces, Saved};
@@ -19,9 +22,6 @@ use crate::operator::keys::canonical;
 use crate::operator::log::{Log, ToSave};
 use crate::planner::Sum;
 
-/// A group's number and a value, in the order of both.
-type Key = Box<[u8]>;
-
 enum Role {
     Least,
     Greatest,
@@ -29,38 +29,99 @@ enum Role {
     Distinct(Box<Sums>),
 }
 
+/// How often each value is there: in the order of the values where one asks for it.
+enum Counts<K> {
+    Ordered(BTreeMap<K, i64>),
+    Hashed(HashMap<K, i64>),
+}
+
+impl<K: ValueKey> Counts<K> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ordered(counts) => counts.len(),
+            Self::Hashed(counts) => counts.len(),
+        }
+    }
+
+    fn get(&self, key: &K::Slice) -> i64 {
+        let count = match self {
+            Self::Ordered(counts) => counts.get(key),
+            Self::Hashed(counts) => counts.get(key),
+        };
+        count.copied().unwrap_or(0)
+    }
+
+    /// Gives the count before.
+    fn set(&mut self, key: K, count: i64) -> i64 {
+        let before = match (self, count) {
+            (Self::Ordered(counts), 0) => counts.remove(key.borrow()),
+            (Self::Ordered(counts), count) => counts.insert(key, count),
+            (Self::Hashed(counts), 0) => counts.remove(key.borrow()),
+            (Self::Hashed(counts), count) => counts.insert(key, count),
+        };
+        before.unwrap_or(0)
+    }
+
+    /// All keys, in order.
+    fn keys(&self) -> Vec<&K> {
+        match self {
+            Self::Ordered(counts) => counts.keys().collect(),
+            Self::Hashed(counts) => {
+                let mut keys: Vec<&K> = counts.keys().collect();
+                keys.sort_unstable();
+                keys
+            }
+        }
+    }
+}
+
 /// How often each value is in each group.
-pub(super) struct Counted {
+pub(super) struct Counted<K: ValueKey> {
     function: Function,
     role: Role,
     kind: DataType,
     encoder: RowEncoder,
-    counts: BTreeMap<Key, i64>,
+    /// Bytes of an encoded value, where all are as long.
+    width: usize,
+    counts: Counts<K>,
     key_bytes: usize,
     /// What the epoch adds.
-    added: HashMap<Key, i64>,
-    log: Log<Key>,
+    added: HashMap<K, i64>,
+    log: Log<K>,
     schema: SchemaRef,
 }
 
-impl Counted {
-    /// The least of the values.
-    pub(super) fn least(function: Function) -> Result<Self> {
-        Self::new(function, Role::Least)
-    }
+/// Bytes of a value of this type as the encoder writes it: a byte that says whether it is NULL, then the value.
+fn packed_width(kind: &DataType) -> Option<usize> {
+    kind.primitive_width().map(|width| width + 1).filter(|width| *width <= PACKED_BYTES)
+}
 
-    /// The greatest of the values.
-    pub(super) fn greatest(function: Function) -> Result<Self> {
-        Self::new(function, Role::Greatest)
-    }
+/// The least of the values.
+pub(super) fn least(function: Function) -> Result<Box<dyn Fold>> {
+    counted(function, Role::Least, true)
+}
 
-    /// What the values sum up to, each taken once. `input` are the columns that the function is over.
-    pub(super) fn distinct(function: Function, sum: Sum, input: &SchemaRef) -> Result<Self> {
-        let sums = Sums::new(function.of_all(input)?, sum);
-        Self::new(function, Role::Distinct(Box::new(sums)))
-    }
+/// The greatest of the values.
+pub(super) fn greatest(function: Function) -> Result<Box<dyn Fold>> {
+    counted(function, Role::Greatest, true)
+}
 
-    fn new(function: Function, role: Role) -> Result<Self> {
+/// What the values sum up to, each taken once. `input` are the columns that the function is over; `forgets`: groups go
+/// with their rows.
+pub(super) fn distinct(function: Function, sum: Sum, input: &SchemaRef, forgets: bool) -> Result<Box<dyn Fold>> {
+    let sums = Sums::new(function.of_all(input)?, sum);
+    counted(function, Role::Distinct(Box::new(sums)), forgets)
+}
+
+fn counted(function: Function, role: Role, ordered: bool) -> Result<Box<dyn Fold>> {
+    Ok(match packed_width(&function.types[0]) {
+        Some(width) => Box::new(Counted::<u128>::new(function, role, width, ordered)?),
+        None => Box::new(Counted::<Box<[u8]>>::new(function, role, 0, ordered)?),
+    })
+}
+
+impl<K: ValueKey> Counted<K> {
+    fn new(function: Function, role: Role, width: usize, ordered: bool) -> Result<Self> {
         let kind = function.types[0].clone();
         let schema = Arc::new(Schema::new(vec![
             Field::new(SHARD, DataType::UInt32, false),
@@ -73,7 +134,8 @@ impl Counted {
             function,
             role,
             kind,
-            counts: BTreeMap::new(),
+            width,
+            counts: if ordered { Counts::Ordered(BTreeMap::new()) } else { Counts::Hashed(HashMap::new()) },
             key_bytes: 0,
             added: HashMap::new(),
             log: Log::default(),
@@ -81,44 +143,51 @@ impl Counted {
         })
     }
 
-    fn set(&mut self, key: Key, count: i64) {
-        let len = key.len();
-        if count == 0 {
-            if self.counts.remove(&key).is_some() {
-                self.key_bytes -= len;
-            }
-        } else if self.counts.insert(key, count).is_none() {
-            self.key_bytes += len;
+    fn set(&mut self, key: K, count: i64) {
+        let bytes = key.bytes();
+        match (self.counts.set(key, count), count) {
+            (0, 0) => {}
+            (0, _) => self.key_bytes += bytes,
+            (_, 0) => self.key_bytes -= bytes,
+            _ => {}
         }
     }
 
     /// The values of keys.
-    fn values<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> Result<ArrayRef> {
-        let columns = self.encoder.decode(keys.map(|key| &key[4..]))?;
+    fn values<'a>(&self, keys: impl Iterator<Item = &'a K>) -> Result<ArrayRef> {
+        let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+        for key in keys {
+            key.write(self.width, &mut bytes);
+            ends.push(bytes.len());
+        }
+        let columns = self.encoder.decode(ends.windows(2).map(|ends| &bytes[ends[0]..ends[1]]))?;
         Ok(Arc::clone(&columns[0]))
     }
 
-    /// A group's values, in their order.
-    fn keys_of(&self, group: u32) -> impl DoubleEndedIterator<Item = &Key> {
-        let first: Key = group.to_be_bytes().into();
-        let range = match group.checked_add(1) {
-            Some(next) => self.counts.range(first..next.to_be_bytes().into()),
-            None => self.counts.range(first..),
-        };
-        range.map(|(key, _)| key)
+    /// The keys of a group, in order.
+    fn keys_of(&self, group: u32) -> Box<dyn DoubleEndedIterator<Item = &K> + '_> {
+        match &self.counts {
+            Counts::Ordered(counts) => {
+                let (first, next) = (K::first_of(group), group.checked_add(1).map(K::first_of));
+                let end = next.as_ref().map_or(Bound::Unbounded, |next| Bound::Excluded(next.borrow()));
+                let range = counts.range::<K::Slice, _>((Bound::Included(first.borrow()), end));
+                Box::new(range.map(|(key, _)| key))
+            }
+            Counts::Hashed(_) => {
+                let mut keys = self.counts.keys();
+                keys.retain(|key| key.group() == group);
+                Box::new(keys.into_iter())
+            }
+        }
     }
 
-    fn extreme(&self, group: u32) -> Option<&Key> {
+    fn extreme(&self, group: u32) -> Option<&K> {
         let mut keys = self.keys_of(group);
         if matches!(self.role, Role::Least) { keys.next() } else { keys.next_back() }
     }
 }
 
-fn group_of(key: &[u8]) -> u32 {
-    key.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
-}
-
-impl Fold for Counted {
+impl<K: ValueKey> Fold for Counted<K> {
     fn update(&mut self, batch: &Batch<'_>) -> Result<()> {
         let arguments = self.function.arguments(batch.rows)?;
         let selected = self.function.selected(batch.rows)?;
@@ -128,19 +197,17 @@ impl Fold for Counted {
         };
         let nulls = values.logical_nulls();
         let encoded = self.encoder.encode(&[values], batch.len())?;
-        let mut key = Vec::new();
+        let mut scratch = K::Scratch::default();
         for row in 0..batch.len() {
             let left_out = selected.as_ref().is_some_and(|selected| !selected.value(row));
             if left_out || nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
                 continue;
             }
-            key.clear();
-            key.extend_from_slice(&batch.numbers[row].to_be_bytes());
-            key.extend_from_slice(encoded.row(row));
-            match self.added.get_mut(key.as_slice()) {
+            let key = K::place(batch.numbers[row], encoded.row(row), &mut scratch);
+            match self.added.get_mut(key) {
                 Some(count) => *count += batch.weight(row),
                 None => {
-                    self.added.insert(key.as_slice().into(), batch.weight(row));
+                    self.added.insert(K::own(key), batch.weight(row));
                 }
             }
         }
@@ -148,12 +215,12 @@ impl Fold for Counted {
     }
 
     fn settle(&mut self, touched: &[u32], groups: usize) -> Result<()> {
-        let mut turned: Vec<(Key, i64)> = Vec::new();
+        let mut turned: Vec<(K, i64)> = Vec::new();
         for (key, added) in std::mem::take(&mut self.added) {
             if added == 0 {
                 continue;
             }
-            let before = self.counts.get(&key).copied().unwrap_or(0);
+            let before = self.counts.get(key.borrow());
             let after = before + added;
             if after < 0 {
                 return Err(retracted_too_often());
@@ -168,7 +235,7 @@ impl Fold for Counted {
             return Ok(());
         }
         let values = self.values(turned.iter().map(|(key, _)| key))?;
-        let numbers: Vec<u32> = turned.iter().map(|(key, _)| group_of(key)).collect();
+        let numbers: Vec<u32> = turned.iter().map(|(key, _)| key.group()).collect();
         if let Role::Distinct(sums) = &mut self.role {
             sums.add(&[values], &numbers, groups, Some(turned.iter().map(|(_, times)| *times).collect()))?;
             sums.settle(touched, groups)?;
@@ -180,7 +247,7 @@ impl Fold for Counted {
         if let Role::Distinct(sums) = &self.role {
             return sums.results(groups);
         }
-        let keys: Vec<Option<&Key>> = groups.iter().map(|group| self.extreme(*group)).collect();
+        let keys: Vec<Option<&K>> = groups.iter().map(|group| self.extreme(*group)).collect();
         let values = self.values(keys.iter().copied().flatten())?;
         if values.is_empty() {
             return Ok(vec![new_null_array(&self.kind, groups.len())]);
@@ -202,7 +269,7 @@ impl Fold for Counted {
     }
 
     fn forget(&mut self, group: u32) -> Result<()> {
-        let keys: Vec<Key> = self.keys_of(group).cloned().collect();
+        let keys: Vec<K> = self.keys_of(group).cloned().collect();
         for key in keys {
             self.set(key.clone(), 0);
             self.log.set(key, ());
@@ -238,15 +305,15 @@ impl Fold for Counted {
 
     fn save(&mut self, shard: u32, whole: bool) -> Result<Option<Saved>> {
         let saved = self.log.take(self.counts.len(), whole);
-        let keys: Vec<&Key> = match &saved {
+        let keys: Vec<&K> = match &saved {
             ToSave::Nothing => return Ok(Some(Saved::Unchanged)),
             ToSave::Changed(changed) => changed.keys().collect(),
-            ToSave::All => self.counts.keys().collect(),
+            ToSave::All => self.counts.keys(),
         };
-        let counts = keys.iter().map(|key| self.counts.get(*key).copied().unwrap_or(0));
+        let counts = keys.iter().map(|key| self.counts.get((*key).borrow()));
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from(vec![shard; keys.len()])),
-            Arc::new(UInt32Array::from_iter_values(keys.iter().map(|key| group_of(key)))),
+            Arc::new(UInt32Array::from_iter_values(keys.iter().map(|key| key.group()))),
             self.values(keys.iter().copied())?,
             Arc::new(Int64Array::from_iter_values(counts)),
         ];
@@ -263,11 +330,12 @@ impl Fold for Counted {
             let groups = batch.column(1).as_primitive::<UInt32Type>();
             let counts = batch.column(3).as_primitive::<Int64Type>();
             let encoded = self.encoder.encode(&batch.columns()[2..3], batch.num_rows())?;
+            let mut scratch = K::Scratch::default();
             for row in 0..batch.num_rows() {
                 // Values of a group that is gone by now are gone too.
                 if let Some(group) = moved.number(shards.value(row), groups.value(row)) {
-                    let key = [&group.to_be_bytes(), encoded.row(row)].concat();
-                    self.set(key.into(), counts.value(row));
+                    let key = K::own(K::place(group, encoded.row(row), &mut scratch));
+                    self.set(key, counts.value(row));
                 }
             }
         }
@@ -276,7 +344,7 @@ impl Fold for Counted {
 
     fn bytes(&self) -> usize {
         let sums = if let Role::Distinct(sums) = &self.role { sums.bytes() } else { 0 };
-        // A key's pointer, length and count, and what a tree leaves free.
-        sums + self.key_bytes + self.counts.len() * 36
+        // The key itself and its count, and what a tree or table leaves free.
+        sums + self.key_bytes + self.counts.len() * (size_of::<K>() + 8) * 3 / 2
     }
 }
