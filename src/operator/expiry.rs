@@ -3,8 +3,7 @@
 //! Enters: rows with a value that a watermark bounds, and the watermarks of an epoch. Leaves: the rows whose value the
 //! bound has passed. Always holds: what is forgotten could not change any more; the work follows what is forgotten.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{Array, Int64Array, RecordBatch, UInt64Array};
@@ -88,13 +87,18 @@ impl Term {
 pub(super) struct Expiry<T> {
     horizon: Horizon,
     value: Arc<dyn PhysicalExpr>,
-    queue: BinaryHeap<Reverse<(i64, T)>>,
+    /// What was noted since it was last asked.
+    new: Vec<(i64, T)>,
+    /// The same of before, each run in order of the values, and more than twice as long as the next: as they are
+    /// merged, each value moves as often as the logarithm of their number (Bentley and Saxe, "Decomposable searching
+    /// problems", 1980).
+    runs: Vec<VecDeque<(i64, T)>>,
 }
 
-impl<T: Ord> Expiry<T> {
+impl<T> Expiry<T> {
     /// `value` is over rows of the input that the eviction names.
     pub(super) fn new(eviction: &Eviction, value: Arc<dyn PhysicalExpr>, state: &SessionState) -> Result<Self> {
-        Ok(Self { horizon: Horizon::new(&eviction.bound, state)?, value, queue: BinaryHeap::new() })
+        Ok(Self { horizon: Horizon::new(&eviction.bound, state)?, value, new: Vec::new(), runs: Vec::new() })
     }
 
     /// The values of rows; one that is NULL is never over.
@@ -104,36 +108,62 @@ impl<T: Ord> Expiry<T> {
 
     /// Notes what has that value.
     pub(super) fn push(&mut self, value: i64, what: T) {
-        self.queue.push(Reverse((value, what)));
+        self.new.push((value, what));
+    }
+
+    /// Makes a run of what is new.
+    fn settle(&mut self) {
+        if self.new.is_empty() {
+            return;
+        }
+        let mut run = VecDeque::from(std::mem::take(&mut self.new));
+        run.make_contiguous().sort_unstable_by_key(|(value, _)| *value);
+        while let Some(mut before) = self.runs.pop_if(|before| before.len() <= 2 * run.len()) {
+            let in_order = before.back().is_none_or(|last| run.front().is_none_or(|first| last.0 <= first.0));
+            before.extend(run);
+            run = before;
+            if !in_order {
+                // Two runs one behind the other: a stable sort merges them.
+                run.make_contiguous().sort_by_key(|(value, _)| *value);
+            }
+        }
+        self.runs.push(run);
     }
 
     /// What is over now. Who asks looks whether it is still there, and still has that value.
     pub(super) fn over(&mut self, context: &EpochContext) -> Result<Vec<(i64, T)>> {
         let Some(horizon) = self.horizon.at(&context.watermarks)? else { return Ok(Vec::new()) };
+        self.settle();
         let mut over = Vec::new();
-        while self.queue.peek().is_some_and(|Reverse((value, _))| *value < horizon) {
-            over.extend(self.queue.pop().map(|Reverse(one)| one));
+        for run in &mut self.runs {
+            let count = run.partition_point(|(value, _)| *value < horizon);
+            over.extend(run.drain(..count));
+            if run.capacity() > 4 * run.len() {
+                run.shrink_to_fit();
+            }
         }
+        self.runs.retain(|run| !run.is_empty());
         Ok(over)
     }
 
     /// Memory, about, without what stands behind `T`.
     pub(super) fn bytes(&self) -> usize {
-        self.queue.capacity() * size_of::<Reverse<(i64, T)>>()
+        let runs = self.runs.iter().map(VecDeque::capacity).sum::<usize>();
+        (self.new.capacity() + runs) * size_of::<(i64, T)>()
     }
 }
 
 impl Expiry<u32> {
     /// The slots of what is over now, and its rows.
     pub(super) fn rows_over(&mut self, rows: &Chunks, context: &EpochContext) -> Result<(Vec<u32>, RecordBatch)> {
-        let over: HashSet<(i64, u32)> = self.over(context)?.into_iter().collect();
-        let mut slots: Vec<u32> = over.iter().map(|(_, slot)| *slot).filter(|slot| rows.is_live(*slot)).collect();
-        slots.sort_unstable();
+        let mut over: Vec<(u32, i64)> = self.over(context)?.into_iter().map(|(value, slot)| (slot, value)).collect();
+        over.sort_unstable();
+        let mut slots: Vec<u32> = over.iter().map(|(slot, _)| *slot).filter(|slot| rows.is_live(*slot)).collect();
         slots.dedup();
         let found = rows.gather(&slots)?;
         let values = self.values(&found)?;
         // A slot may have been given to another row since.
-        let same = |at: &usize| !values.is_null(*at) && over.contains(&(values.value(*at), slots[*at]));
+        let same = |at: &usize| !values.is_null(*at) && over.binary_search(&(slots[*at], values.value(*at))).is_ok();
         let places: Vec<usize> = (0..slots.len()).filter(same).collect();
         let found = take_rows(&found, &UInt64Array::from_iter_values(places.iter().map(|at| *at as u64)))?;
         Ok((places.into_iter().map(|at| slots[at]).collect(), found))

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{filter_record_batch, max, not};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 
 use crate::change::with_columns;
 use crate::checkpoint::{EpochRecord, Saved};
@@ -46,7 +48,19 @@ struct Declared {
     /// The place of the column in what the source gives.
     place: usize,
     expr: Arc<dyn PhysicalExpr>,
+    /// A later time never has a lesser value, so that the last one tells.
+    grows: bool,
     idle_micros: Option<i64>,
+}
+
+/// A time, or one so far before or behind it: calendar arithmetic takes longer than all else of a simple epoch.
+fn grows_with_time(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let shifted = |binary: &BinaryExpr| {
+        matches!(binary.op(), Operator::Plus | Operator::Minus)
+            && binary.left().is::<Column>()
+            && binary.right().is::<Literal>()
+    };
+    expr.is::<Column>() || expr.downcast_ref::<BinaryExpr>().is_some_and(shifted)
 }
 
 /// A range of a source, and the watermark before it: rows of it that were behind that were left out.
@@ -69,6 +83,7 @@ impl EventTime {
             let declared = node.stream().and_then(|table| table.watermark()).map(|watermark| Declared {
                 place: node.columns.binary_search(&watermark.column).unwrap_or_default(),
                 expr: Arc::clone(&watermark.expr),
+                grows: grows_with_time(&watermark.expr),
                 idle_micros: watermark.idle_micros,
             });
             SourceTime { name: node.name.clone(), declared, watermark: NO_WATERMARK, active: now_micros }
@@ -194,7 +209,13 @@ impl EventTime {
 impl Declared {
     /// The greatest value in a batch; an expression of one column, which is the only one that it sees.
     fn watermark(&self, batch: &RecordBatch) -> Result<i64> {
-        let alone = batch.project(&[self.place])?;
+        let mut alone = batch.project(&[self.place])?;
+        if self.grows {
+            let times = ordered(alone.column(0))?;
+            let Some(last) = max(&times) else { return Ok(NO_WATERMARK) };
+            let row = (0..times.len()).find(|row| times.is_valid(*row) && times.value(*row) == last);
+            alone = alone.slice(row.unwrap_or_default(), 1);
+        }
         let values = self.expr.evaluate(&alone)?.into_array(alone.num_rows())?;
         Ok(max(&ordered(&values)?).map_or(NO_WATERMARK, |value| micros_of(value, values.data_type())))
     }
