@@ -263,14 +263,15 @@ impl Multiset {
             }
             let before = self.weight(slot);
             let after = before + weight;
+            applied.push(Applied { row: *row, slot, before, after, is_new: false });
+            if after == 0 {
+                gone.push((*row, slot, *hash));
+                continue;
+            }
             self.touch(slot);
             self.set_weight(slot, after);
             if let (Matches::More(_), Some(all)) = (matches, &mut self.matches) {
                 all[slot as usize] += more;
-            }
-            applied.push(Applied { row: *row, slot, before, after, is_new: false });
-            if after == 0 {
-                gone.push((*row, slot, *hash));
             }
         }
         self.insert(change, &named, &new, &mut applied)?;
@@ -312,10 +313,15 @@ impl Multiset {
     fn remove(&mut self, change: &Changes, gone: &[(usize, u32, u64)]) -> Result<()> {
         let (mut rows, mut had) = (Vec::new(), Vec::new());
         for (row, slot, hash) in gone {
+            let saved = match self.fresh.has(*slot) {
+                true => self.fresh.take(*slot),
+                false => AtSave { weight: self.weight(*slot), matches: self.matches(*slot) },
+            };
             self.index.remove(tag_of(*hash), *slot);
             self.rows.remove(*slot);
-            self.weights.remove(slot);
-            let saved = self.fresh.take(*slot);
+            if !self.weights.is_empty() {
+                self.weights.remove(slot);
+            }
             if saved.weight != 0 || saved.matches != 0 {
                 rows.push(*row as u64);
                 had.push(saved);

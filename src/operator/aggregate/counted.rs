@@ -29,10 +29,13 @@ enum Role {
     Distinct(Box<Sums>),
 }
 
-/// How often each value is there: in the order of the values where one asks for it.
+/// How often each value is there.
 enum Counts<K> {
+    /// In the order of the values, where one asks for it.
     Ordered(BTreeMap<K, i64>),
     Hashed(HashMap<K, i64>),
+    /// By the number of the group, where groups are forgotten; and how many there are.
+    Grouped(Vec<HashMap<K, i64>>, usize),
 }
 
 impl<K: ValueKey> Counts<K> {
@@ -40,6 +43,7 @@ impl<K: ValueKey> Counts<K> {
         match self {
             Self::Ordered(counts) => counts.len(),
             Self::Hashed(counts) => counts.len(),
+            Self::Grouped(_, len) => *len,
         }
     }
 
@@ -47,6 +51,7 @@ impl<K: ValueKey> Counts<K> {
         let count = match self {
             Self::Ordered(counts) => counts.get(key),
             Self::Hashed(counts) => counts.get(key),
+            Self::Grouped(groups, _) => groups.get(K::group_of(key) as usize).and_then(|counts| counts.get(key)),
         };
         count.copied().unwrap_or(0)
     }
@@ -58,20 +63,33 @@ impl<K: ValueKey> Counts<K> {
             (Self::Ordered(counts), count) => counts.insert(key, count),
             (Self::Hashed(counts), 0) => counts.remove(key.borrow()),
             (Self::Hashed(counts), count) => counts.insert(key, count),
+            (Self::Grouped(groups, len), count) => {
+                let group = key.group() as usize;
+                if groups.len() <= group {
+                    groups.resize_with(group + 1, HashMap::new);
+                }
+                let counts = &mut groups[group];
+                let there = counts.len();
+                let before = if count == 0 { counts.remove(key.borrow()) } else { counts.insert(key, count) };
+                *len = *len + counts.len() - there;
+                if counts.is_empty() {
+                    *counts = HashMap::new();
+                }
+                before
+            }
         };
         before.unwrap_or(0)
     }
 
     /// All keys, in order.
     fn keys(&self) -> Vec<&K> {
-        match self {
-            Self::Ordered(counts) => counts.keys().collect(),
-            Self::Hashed(counts) => {
-                let mut keys: Vec<&K> = counts.keys().collect();
-                keys.sort_unstable();
-                keys
-            }
-        }
+        let mut keys: Vec<&K> = match self {
+            Self::Ordered(counts) => return counts.keys().collect(),
+            Self::Hashed(counts) => counts.keys().collect(),
+            Self::Grouped(groups, _) => groups.iter().flat_map(HashMap::keys).collect(),
+        };
+        keys.sort_unstable();
+        keys
     }
 }
 
@@ -98,12 +116,12 @@ fn packed_width(kind: &DataType) -> Option<usize> {
 
 /// The least of the values.
 pub(super) fn least(function: Function) -> Result<Box<dyn Fold>> {
-    counted(function, Role::Least, true)
+    counted(function, Role::Least, false)
 }
 
 /// The greatest of the values.
 pub(super) fn greatest(function: Function) -> Result<Box<dyn Fold>> {
-    counted(function, Role::Greatest, true)
+    counted(function, Role::Greatest, false)
 }
 
 /// What the values sum up to, each taken once. `input` are the columns that the function is over; `forgets`: groups go
@@ -113,15 +131,15 @@ pub(super) fn distinct(function: Function, sum: Sum, input: &SchemaRef, forgets:
     counted(function, Role::Distinct(Box::new(sums)), forgets)
 }
 
-fn counted(function: Function, role: Role, ordered: bool) -> Result<Box<dyn Fold>> {
+fn counted(function: Function, role: Role, forgets: bool) -> Result<Box<dyn Fold>> {
     Ok(match packed_width(&function.types[0]) {
-        Some(width) => Box::new(Counted::<u128>::new(function, role, width, ordered)?),
-        None => Box::new(Counted::<Box<[u8]>>::new(function, role, 0, ordered)?),
+        Some(width) => Box::new(Counted::<u128>::new(function, role, width, forgets)?),
+        None => Box::new(Counted::<Box<[u8]>>::new(function, role, 0, forgets)?),
     })
 }
 
 impl<K: ValueKey> Counted<K> {
-    fn new(function: Function, role: Role, width: usize, ordered: bool) -> Result<Self> {
+    fn new(function: Function, role: Role, width: usize, forgets: bool) -> Result<Self> {
         let kind = function.types[0].clone();
         let schema = Arc::new(Schema::new(vec![
             Field::new(SHARD, DataType::UInt32, false),
@@ -132,10 +150,14 @@ impl<K: ValueKey> Counted<K> {
         Ok(Self {
             encoder: RowEncoder::new([kind.clone()])?,
             function,
+            counts: match role {
+                Role::Distinct(_) if forgets => Counts::Grouped(Vec::new(), 0),
+                Role::Distinct(_) => Counts::Hashed(HashMap::new()),
+                Role::Least | Role::Greatest => Counts::Ordered(BTreeMap::new()),
+            },
             role,
             kind,
             width,
-            counts: if ordered { Counts::Ordered(BTreeMap::new()) } else { Counts::Hashed(HashMap::new()) },
             key_bytes: 0,
             added: HashMap::new(),
             log: Log::default(),
@@ -164,27 +186,27 @@ impl<K: ValueKey> Counted<K> {
         Ok(Arc::clone(&columns[0]))
     }
 
-    /// The keys of a group, in order.
-    fn keys_of(&self, group: u32) -> Box<dyn DoubleEndedIterator<Item = &K> + '_> {
+    /// The keys of a group, in the order of the values where one asks for it.
+    fn keys_of(&self, group: u32) -> Box<dyn Iterator<Item = &K> + '_> {
         match &self.counts {
-            Counts::Ordered(counts) => {
-                let (first, next) = (K::first_of(group), group.checked_add(1).map(K::first_of));
-                let end = next.as_ref().map_or(Bound::Unbounded, |next| Bound::Excluded(next.borrow()));
-                let range = counts.range::<K::Slice, _>((Bound::Included(first.borrow()), end));
-                Box::new(range.map(|(key, _)| key))
-            }
-            Counts::Hashed(_) => {
-                let mut keys = self.counts.keys();
-                keys.retain(|key| key.group() == group);
-                Box::new(keys.into_iter())
-            }
+            Counts::Ordered(counts) => Box::new(range_of(counts, group)),
+            Counts::Hashed(counts) => Box::new(counts.keys().filter(move |key| key.group() == group)),
+            Counts::Grouped(groups, _) => Box::new(groups.get(group as usize).into_iter().flat_map(HashMap::keys)),
         }
     }
 
     fn extreme(&self, group: u32) -> Option<&K> {
-        let mut keys = self.keys_of(group);
+        let Counts::Ordered(counts) = &self.counts else { return None };
+        let mut keys = range_of(counts, group);
         if matches!(self.role, Role::Least) { keys.next() } else { keys.next_back() }
     }
+}
+
+/// The keys of a group, in order.
+fn range_of<K: ValueKey>(counts: &BTreeMap<K, i64>, group: u32) -> impl DoubleEndedIterator<Item = &K> {
+    let (first, next) = (K::first_of(group), group.checked_add(1).map(K::first_of));
+    let end = next.as_ref().map_or(Bound::Unbounded, |next| Bound::Excluded(next.borrow()));
+    counts.range::<K::Slice, _>((Bound::Included(first.borrow()), end)).map(|(key, _)| key)
 }
 
 impl<K: ValueKey> Fold for Counted<K> {
@@ -345,6 +367,11 @@ impl<K: ValueKey> Fold for Counted<K> {
     fn bytes(&self) -> usize {
         let sums = if let Role::Distinct(sums) = &self.role { sums.bytes() } else { 0 };
         // The key itself and its count, and what a tree or table leaves free.
-        sums + self.key_bytes + self.counts.len() * (size_of::<K>() + 8) * 3 / 2
+        let groups = if let Counts::Grouped(groups, _) = &self.counts {
+            groups.capacity() * size_of::<HashMap<K, i64>>()
+        } else {
+            0
+        };
+        sums + groups + self.key_bytes + self.counts.len() * (size_of::<K>() + 8) * 3 / 2
     }
 }

@@ -25,7 +25,11 @@ pub(super) trait ValueKey: Clone + Ord + Hash + Send + Borrow<Self::Slice> + 'st
     /// The least key of a group.
     fn first_of(group: u32) -> Self;
 
-    fn group(&self) -> u32;
+    fn group_of(slice: &Self::Slice) -> u32;
+
+    fn group(&self) -> u32 {
+        Self::group_of(self.borrow())
+    }
 
     /// Appends the bytes of the value, which are `width` where all are as long.
     fn write(&self, width: usize, bytes: &mut Vec<u8>);
@@ -55,8 +59,8 @@ impl ValueKey for u128 {
         Self::from(group) << (8 * PACKED_BYTES)
     }
 
-    fn group(&self) -> u32 {
-        (self >> (8 * PACKED_BYTES)) as u32
+    fn group_of(slice: &Self) -> u32 {
+        (slice >> (8 * PACKED_BYTES)) as u32
     }
 
     fn write(&self, width: usize, bytes: &mut Vec<u8>) {
@@ -88,8 +92,8 @@ impl ValueKey for Box<[u8]> {
         group.to_be_bytes().into()
     }
 
-    fn group(&self) -> u32 {
-        self.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+    fn group_of(slice: &[u8]) -> u32 {
+        slice.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
     }
 
     fn write(&self, _width: usize, bytes: &mut Vec<u8>) {
