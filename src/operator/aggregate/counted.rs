@@ -1,7 +1,7 @@
 //! Functions that need each value once: min and max where rows are taken away, and DISTINCT.
 //!
-//! Enters: rows with weights. Leaves: the results of groups. Always holds: how often each value is in a group, in the
-//! order of the values; the work follows the rows, and not the values that are kept.
+//! Enters: rows with weights. Leaves: the results of groups. Always holds: how often each value is in a group, for min
+//! and max in the order of the values; the work follows the rows, and not the values that are kept.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
