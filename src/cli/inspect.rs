@@ -69,7 +69,7 @@ impl Found {
         }
         let sources = &self.identity.sources;
         let name = |(kind, at): (u8, usize)| match kind {
-            0 => self.identity.operators.get(at).cloned().unwrap_or_else(|| format!("operator {at}")),
+            0 => self.identity.operators.get(at).map_or_else(|| format!("operator {at}"), |line| plan_in_sql(line)),
             1 => format!("source {}", sources.get(at).map_or_else(|| at.to_string(), ToString::to_string)),
             _ => format!("sink {}", self.identity.writes.get(at).map_or_else(|| at.to_string(), ToString::to_string)),
         };
@@ -97,8 +97,7 @@ impl Found {
             micros => (table, time(micros)),
         });
         let kept = self.kept();
-        let operators =
-            kept.iter().map(|(what, rows, bytes)| json!({ "what": plan_in_sql(what), "rows": rows, "bytes": bytes }));
+        let operators = kept.iter().map(|(what, rows, bytes)| json!({ "what": what, "rows": rows, "bytes": bytes }));
         json!({
             "state": self.name,
             "id": self.identity.id,
@@ -169,11 +168,7 @@ impl Found {
         lines.push("sinks".to_owned());
         lines.extend(self.identity.writes.iter().map(|target| format!("  {target}")));
         lines.push("keeps".to_owned());
-        lines.extend(
-            self.kept()
-                .into_iter()
-                .map(|(what, rows, bytes)| format!("  {}: {}", plan_in_sql(&what), size(rows, bytes))),
-        );
+        lines.extend(self.kept().into_iter().map(|(what, rows, bytes)| format!("  {what}: {}", size(rows, bytes))));
         lines.push("computes".to_owned());
         // The operators stand at the end, in the order in which the checkpoint has them.
         let operators = self.operators();

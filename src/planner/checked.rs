@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, Datum, RecordBatch, RecordBatchOptions};
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
@@ -58,6 +58,15 @@ pub fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 fn wraps(op: Operator) -> bool {
     matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply)
+}
+
+/// arrow's kernel of `+`, `-` or `*`, which does not wrap.
+pub(super) fn kernel(op: Operator, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
+    match op {
+        Operator::Plus => numeric::add(left, right),
+        Operator::Minus => numeric::sub(left, right),
+        _ => numeric::mul(left, right),
+    }
 }
 
 /// Sets the switch of each operator that wraps, in a physical plan.
@@ -375,11 +384,6 @@ impl ScalarUDFImpl for CheckedOperator {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         let sides: Vec<ArrayRef> = ColumnarValue::values_to_arrays(&args.args)?;
         let [left, right] = sides.as_slice() else { return Ok(ColumnarValue::Scalar(ScalarValue::Null)) };
-        let result = match self.op {
-            Operator::Plus => numeric::add(left, right),
-            Operator::Minus => numeric::sub(left, right),
-            _ => numeric::mul(left, right),
-        };
-        Ok(ColumnarValue::Array(result?))
+        Ok(ColumnarValue::Array(kernel(self.op, left, right)?))
     }
 }

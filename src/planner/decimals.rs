@@ -9,21 +9,23 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Datum, Decimal128Array, RecordBatch};
 use arrow::buffer::NullBuffer;
-use arrow::compute::kernels::numeric;
 use arrow::datatypes::{DataType, Decimal128Type, Schema};
-use datafusion::common::{Result as DfResult, ScalarValue};
+use arrow::error::ArrowError;
+use datafusion::common::Result as DfResult;
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr_common::datum::apply;
 use datafusion::physical_plan::PhysicalExpr;
+
+use super::checked::kernel;
 
 /// 10^18 is the last power of ten within 64 bits.
 const DIGITS_OF_64_BITS: u32 = 18;
 
-/// The operation in its fast form; nothing if it is not one of two decimals of 128 bits.
+/// `+`, `-` or `*` in its fast form; nothing if it is not of two decimals of 128 bits.
 pub(super) fn fast(binary: &BinaryExpr, schema: &Schema) -> Option<Arc<dyn PhysicalExpr>> {
     let decimal = |side: &Arc<dyn PhysicalExpr>| matches!(side.data_type(schema), Ok(DataType::Decimal128(..)));
-    let known = matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply);
-    (known && decimal(binary.left()) && decimal(binary.right())).then(|| Arc::new(OfDecimals(binary.clone())) as _)
+    (decimal(binary.left()) && decimal(binary.right())).then(|| Arc::new(OfDecimals(binary.clone())) as _)
 }
 
 /// `+`, `-` or `*` of two decimals of 128 bits.
@@ -47,20 +49,7 @@ impl PhysicalExpr for OfDecimals {
 
     fn evaluate(&self, batch: &RecordBatch) -> DfResult<ColumnarValue> {
         let (left, right) = (self.0.left().evaluate(batch)?, self.0.right().evaluate(batch)?);
-        if let (ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)) = (&left, &right) {
-            let one = computed(*self.0.op(), &left.to_scalar()?, &right.to_scalar()?)?;
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&one, 0)?));
-        }
-        let result = match (left, right) {
-            (ColumnarValue::Array(left), ColumnarValue::Array(right)) => computed(*self.0.op(), &left, &right),
-            (ColumnarValue::Array(left), ColumnarValue::Scalar(right)) => {
-                computed(*self.0.op(), &left, &right.to_scalar()?)
-            }
-            (ColumnarValue::Scalar(left), right) => {
-                computed(*self.0.op(), &left.to_scalar()?, &right.into_array(batch.num_rows())?)
-            }
-        };
-        Ok(ColumnarValue::Array(result?))
+        apply(&left, &right, |left, right| computed(*self.0.op(), left, right))
     }
 
     fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
@@ -79,17 +68,13 @@ impl PhysicalExpr for OfDecimals {
     }
 }
 
-fn computed(op: Operator, left: &dyn Datum, right: &dyn Datum) -> DfResult<ArrayRef> {
+fn computed(op: Operator, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
     if let (Some(left), Some(right)) = (Side::new(left), Side::new(right))
         && let Some(result) = unchecked(op, &left, &right)?
     {
         return Ok(result);
     }
-    Ok(match op {
-        Operator::Plus => numeric::add(left, right)?,
-        Operator::Minus => numeric::sub(left, right)?,
-        _ => numeric::mul(left, right)?,
-    })
+    kernel(op, left, right)
 }
 
 /// One side of an operation, whose values all fit into 64 bits.
@@ -116,7 +101,7 @@ impl<'a> Side<'a> {
 }
 
 /// The result by products of 64 bits, whose sum fits into 128; nothing where powers of ten do not.
-fn unchecked(op: Operator, left: &Side<'_>, right: &Side<'_>) -> DfResult<Option<ArrayRef>> {
+fn unchecked(op: Operator, left: &Side<'_>, right: &Side<'_>) -> Result<Option<ArrayRef>, ArrowError> {
     let product = |a: i128, b: i128| i128::from(a as i64) * i128::from(b as i64);
     let max = arrow::datatypes::DECIMAL128_MAX_PRECISION;
     let (values, precision, scale) = if op == Operator::Multiply {
@@ -159,6 +144,7 @@ fn paired(left: &Side<'_>, right: &Side<'_>, operation: impl Fn(i128, i128) -> i
 #[cfg(test)]
 mod tests {
     use arrow::array::Scalar;
+    use arrow::compute::kernels::numeric;
 
     use super::*;
 
