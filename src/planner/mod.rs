@@ -13,6 +13,7 @@ mod differentiate;
 mod emit;
 mod event_time;
 mod filters;
+mod floats;
 mod grouping;
 mod incremental;
 mod inlined;

@@ -7,7 +7,7 @@
 //! - A correlated `x NOT IN (…)` knows NULL: it is NOT EXISTS of a row for which `x = y` is not false.
 //! - IN and EXISTS outside of WHERE become scalar subqueries that count.
 //! - What is ordered by twice, within an aggregate or by DISTINCT ON, is ordered by once.
-//! - PARTITION BY takes -0.0 and 0.0 for one value, as GROUP BY and joins do.
+//! - GROUP BY, DISTINCT and PARTITION BY take -0.0 and 0.0 for one value, and so every NaN.
 
 use std::sync::Arc;
 
@@ -18,9 +18,10 @@ use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{
     Distinct, Expr, ExprFunctionExt, ExprSchemable, Filter, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Operator,
-    SortExpr, Subquery, Window, lit, not, when,
+    SortExpr, Subquery, lit, not, when,
 };
 
+use super::floats::{keys_of_one_form, of_one_form, one_form, rows_of_one_form};
 use crate::error::Result;
 
 /// Mends a plan.
@@ -40,20 +41,36 @@ fn mend(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
             Ok(Transformed::yes(LogicalPlan::Filter(Filter::try_new(mended.data, filter.input)?)))
         }
         node if node.subqueries_in_expressions()? => values(node),
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            Ok(rows_of_one_form(input)?.update_data(|input| LogicalPlan::Distinct(Distinct::All(input))))
+        }
         LogicalPlan::Distinct(Distinct::On(mut on)) => {
             let repeats = on.sort_expr.as_mut().is_some_and(order_once);
             Ok(Transformed::new_transformed(LogicalPlan::Distinct(Distinct::On(on)), repeats))
         }
-        LogicalPlan::Aggregate(_) => node.map_expressions(|expr| {
-            let name = expr.schema_name().to_string();
-            let mended = expr.transform_up(|expr| {
-                let Expr::AggregateFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
-                let repeats = order_once(&mut function.params.order_by);
-                Ok(Transformed::new_transformed(Expr::AggregateFunction(function), repeats))
+        LogicalPlan::Aggregate(aggregate) => {
+            let Transformed { data: aggregate, transformed: keys, .. } = keys_of_one_form(aggregate)?;
+            let schema = Arc::clone(aggregate.input.schema());
+            let mended = calls(LogicalPlan::Aggregate(aggregate), &|expr| match expr {
+                Expr::AggregateFunction(function) => {
+                    let repeats = order_once(&mut function.params.order_by);
+                    if !function.params.distinct {
+                        return Ok(repeats);
+                    }
+                    let by = function.params.order_by.iter_mut().map(|by| &mut by.expr);
+                    Ok(one_form(function.params.args.iter_mut().chain(by), &schema)? || repeats)
+                }
+                _ => Ok(false),
             })?;
-            Ok(if mended.transformed { mended.update_data(|expr| under_name(expr, name)) } else { mended })
-        }),
-        LogicalPlan::Window(window) => one_zero(window),
+            Ok(Transformed::new_transformed(mended.data, mended.transformed || keys))
+        }
+        LogicalPlan::Window(window) => {
+            let schema = Arc::clone(window.input.schema());
+            calls(LogicalPlan::Window(window), &|expr| match expr {
+                Expr::WindowFunction(function) => one_form(&mut function.params.partition_by, &schema),
+                _ => Ok(false),
+            })
+        }
         node => Ok(Transformed::no(node)),
     }
 }
@@ -70,32 +87,16 @@ fn order_once(order: &mut Vec<SortExpr>) -> bool {
     order.len() < all
 }
 
-/// Window functions partition by floats of which none is -0.0.
-fn one_zero(window: Window) -> DfResult<Transformed<LogicalPlan>> {
-    let schema = Arc::clone(window.input.schema());
-    LogicalPlan::Window(window).map_expressions(|expr| {
+/// The node with its calls mended, under their names. `mend` tells whether it changed one.
+fn calls(node: LogicalPlan, mend: &dyn Fn(&mut Expr) -> DfResult<bool>) -> DfResult<Transformed<LogicalPlan>> {
+    node.map_expressions(|expr| {
         let name = expr.schema_name().to_string();
-        let mended = expr.transform_up(|expr| {
-            let Expr::WindowFunction(mut function) = expr else { return Ok(Transformed::no(expr)) };
-            let by = &mut function.params.partition_by;
-            let floats = by.iter().map(|by| is_float(by, &schema)).collect::<DfResult<Vec<bool>>>()?;
-            by.iter_mut().zip(&floats).filter(|(_, float)| **float).for_each(|(by, _)| *by = without_sign(by.clone()));
-            Ok(Transformed::new_transformed(Expr::WindowFunction(function), floats.contains(&true)))
+        let mended = expr.transform_up(|mut expr| {
+            let changed = mend(&mut expr)?;
+            Ok(Transformed::new_transformed(expr, changed))
         })?;
         Ok(if mended.transformed { mended.update_data(|expr| under_name(expr, name)) } else { mended })
     })
-}
-
-fn is_float(expr: &Expr, schema: &DFSchema) -> DfResult<bool> {
-    Ok(expr.get_type(schema)?.is_floating() && !expr.is_volatile())
-}
-
-/// -0.0 + 0.0 is 0.0, and all else stays.
-fn without_sign(expr: Expr) -> Expr {
-    match &expr {
-        Expr::BinaryExpr(sum) if sum.op == Operator::Plus && *sum.right == lit(0.0) => expr,
-        _ => expr + lit(0.0),
-    }
 }
 
 trait HasSubqueries {
@@ -130,7 +131,7 @@ fn numbered(join: Join) -> DfResult<LogicalPlan> {
     let side = |plan: &LogicalPlan, name: &str| -> DfResult<LogicalPlan> {
         let column = |field| {
             let column = Expr::Column(Column::from(field));
-            Ok(if is_float(&column, plan.schema())? { without_sign(column) } else { column })
+            Ok(of_one_form(&column, plan.schema())?.unwrap_or(column))
         };
         let columns = plan.schema().iter().map(column).collect::<DfResult<_>>()?;
         let number = row_number().partition_by(columns).build()?;
