@@ -79,6 +79,10 @@ impl UrlTableFactory for PathTables {
         if let Some(table) = source::table_for_call(&state, name).await? {
             return Ok(Some(table));
         }
+        #[cfg(feature = "delta")]
+        if let Some(table) = source::delta_table(&state, name).await? {
+            return Ok(Some(table));
+        }
         Ok(source::table_for_path(&state, name).await?)
     }
 }

@@ -305,6 +305,7 @@ pub fn parse_micros(text: &str) -> Option<i64> {
         "s" | "" | "sec" | "second" | "seconds" => 1e6,
         "m" | "min" | "minute" | "minutes" => 60e6,
         "h" | "hour" | "hours" => 3600e6,
+        "d" | "day" | "days" => 86_400e6,
         _ => return None,
     };
     let micros = number * factor;

@@ -1,10 +1,13 @@
-//! Tables in databases: SQLite and Postgres.
+//! Tables in databases, SQLite and Postgres, and in lakes, Delta.
 //!
 //! Enters: where a table is, as a statement says it; rows that are inserted, replaced and deleted by key. Leaves: its
 //! columns, its rows, and the number of the last epoch that it holds of a pipeline. Always holds: a password is in no
 //! text that leaves; all rows of an epoch and the epoch's number are in one transaction.
 
 mod address;
+#[cfg(feature = "delta")]
+mod delta;
+mod lake;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "sqlite")]
@@ -24,6 +27,9 @@ use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
 pub use address::{Address, System};
+#[cfg(feature = "delta")]
+pub use delta::{LakeCommit, LakeFile, LakeFollower, provider as lake_table};
+pub use lake::{Lake, Version, time as version_time};
 #[cfg(feature = "postgres")]
 pub use postgres::{Change, Follower, Relation, Snapshot, Text, TextColumns, Transaction, filter_sql};
 pub use types::{expect_same, in_types, stored};
@@ -39,6 +45,8 @@ pub struct Found {
     pub columns: SchemaRef,
     /// The places of the columns of its primary key, in order.
     pub key: Vec<usize>,
+    /// It says that its rows only come.
+    pub append_only: bool,
 }
 
 /// Which rows are read, and of which columns.
@@ -70,8 +78,8 @@ pub trait Connection: Send {
     /// Ends it, and nothing of it has been.
     async fn rollback(&mut self) -> Result<()>;
 
-    /// Inserts rows of columns of [`stored`] types; a row whose key is there is an error.
-    async fn insert(&mut self, table: &str, rows: &RecordBatch) -> Result<()>;
+    /// Inserts rows of columns of [`stored`] types; a row whose key is there is an error. `key`: the places of its columns.
+    async fn insert(&mut self, table: &str, rows: &RecordBatch, key: &[usize]) -> Result<()>;
 
     /// Inserts rows, each in place of the one of its key.
     async fn replace(&mut self, table: &str, rows: &RecordBatch, key: &[usize]) -> Result<()>;
@@ -131,10 +139,15 @@ pub async fn connect(address: &Address, make: bool) -> Result<Box<dyn Connection
             let _ = make;
             Ok(Box::new(postgres::Postgres::connect(address).await?))
         }
-        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        #[cfg(feature = "delta")]
+        System::Delta => match address.lake() {
+            Some(lake) => Ok(Box::new(delta::Delta::open(lake)?)),
+            None => Err(Error::query(format!("{address} is no Delta table"))),
+        },
+        #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "delta")))]
         system => {
             let _ = make;
-            Err(Error::sql(format!("this fuse was built without {system:?}"))
+            Err(Error::sql(format!("this fuse was built without {}", system.name()))
                 .hint("build it with its default features"))
         }
     }

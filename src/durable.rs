@@ -14,6 +14,7 @@ mod disk;
 mod folder;
 mod local;
 mod store;
+mod synced;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use disk::{Disk, DiskFile};
 pub use folder::{Folder, FolderLock, Shown, StagedFile, planted, step};
 pub use store::{ESCAPED_EQUALS, StagedStore};
+pub use synced::SyncedStore;
 
 use crate::error::{Error, Result};
 pub use local::STAGE_PREFIX;

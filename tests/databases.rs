@@ -4,6 +4,8 @@
 //! database holds is the batch answer, also behind kills at any instant.
 
 mod changes;
+#[cfg(feature = "delta")]
+mod delta;
 mod postgres;
 mod server;
 mod sqlite;

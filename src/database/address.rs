@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
+use super::lake::{self, Lake};
 use crate::error::{Error, Result, near_name};
 
 /// A database system.
@@ -18,6 +19,8 @@ pub enum System {
     Sqlite,
     /// A server.
     Postgres,
+    /// A folder with a log of its versions.
+    Delta,
 }
 
 impl System {
@@ -26,6 +29,7 @@ impl System {
         match self {
             System::Sqlite => "SQLite",
             System::Postgres => "Postgres",
+            System::Delta => "Delta",
         }
     }
 }
@@ -46,6 +50,7 @@ enum Place {
         url: Url,
         password: Option<String>,
     },
+    Lake(Lake),
 }
 
 impl Address {
@@ -56,22 +61,9 @@ impl Address {
         options: &HashMap<String, String>,
         others: &[&str],
     ) -> Result<Self> {
-        let [location] = locations else {
-            return Err(Error::sql(format!("a table STORED AS {} has one LOCATION", system.name().to_uppercase())));
-        };
+        let location = system.only(locations)?;
         let option = |name: &str| options.get(name).or_else(|| options.get(&format!("format.{name}")));
-        for name in options.keys() {
-            let plain = name.strip_prefix("format.").unwrap_or(name);
-            let known = [&["table"], system.options(), others].concat();
-            if !known.contains(&plain) {
-                let error =
-                    Error::sql(format!("a table STORED AS {} has no option '{plain}'", system.name().to_uppercase()));
-                return Err(match near_name(plain, known.iter().copied()) {
-                    Some(near) => error.hint(format!("did you mean {near}?")),
-                    None => error.hint(format!("options are {}", known.join(", "))),
-                });
-            }
-        }
+        system.expect_options(options, others)?;
         let Some(table) = option("table").map(|table| table.trim().to_owned()).filter(|table| !table.is_empty()) else {
             return Err(
                 Error::sql(format!("which table of {}?", system.name())).hint("OPTIONS ('table' 'name') says it")
@@ -83,8 +75,23 @@ impl Address {
         let place = match system {
             System::Sqlite => file(location)?,
             System::Postgres => server(location, option("password"))?,
+            System::Delta => return Err(Error::sql("a Delta table is no table of a database")),
         };
         Ok(Self { system, place, table })
+    }
+
+    /// A Delta table.
+    pub fn of_lake(lake: Lake) -> Self {
+        let table = lake.name();
+        Self { system: System::Delta, place: Place::Lake(lake), table }
+    }
+
+    /// The Delta table that it is.
+    pub fn lake(&self) -> Option<&Lake> {
+        match &self.place {
+            Place::Lake(lake) => Some(lake),
+            _ => None,
+        }
     }
 
     /// The system.
@@ -102,6 +109,7 @@ impl Address {
         match &self.place {
             Place::File(path) => path.display().to_string(),
             Place::Server { url, .. } => url.to_string(),
+            Place::Lake(lake) => lake.to_string(),
         }
     }
 
@@ -109,20 +117,24 @@ impl Address {
     pub(super) fn path(&self) -> &Path {
         match &self.place {
             Place::File(path) => path,
-            Place::Server { .. } => Path::new(""),
+            Place::Server { .. } | Place::Lake(_) => Path::new(""),
         }
     }
 
-    /// True if the database is a file, and not there.
+    /// True if the database is a file or folder, and not there.
     pub(super) fn is_missing(&self) -> bool {
-        matches!(&self.place, Place::File(path) if !path.exists())
+        match &self.place {
+            Place::File(path) => !path.exists(),
+            Place::Server { .. } => false,
+            Place::Lake(lake) => lake.is_missing(),
+        }
     }
 
     /// The URL of the server, without a password.
     pub(super) fn url(&self) -> Option<&Url> {
         match &self.place {
-            Place::File(_) => None,
             Place::Server { url, .. } => Some(url),
+            Place::File(_) | Place::Lake(_) => None,
         }
     }
 
@@ -136,12 +148,41 @@ impl Address {
 }
 
 impl System {
-    /// The names of its options beside 'table'.
+    /// The names of its options.
     fn options(self) -> &'static [&'static str] {
         match self {
-            System::Sqlite => &[],
-            System::Postgres => &["password"],
+            System::Sqlite => &["table"],
+            System::Postgres => &["table", "password"],
+            System::Delta => &lake::OPTIONS,
         }
+    }
+
+    /// The one LOCATION of a table.
+    ///
+    /// # Errors
+    /// None, or several.
+    pub fn only(self, locations: &[String]) -> Result<&str> {
+        match locations {
+            [location] => Ok(location),
+            _ => Err(Error::sql(format!("a table STORED AS {} has one LOCATION", self.name().to_uppercase()))),
+        }
+    }
+
+    /// Refuses options that it does not have; `others`: those that have nothing to do with where a table is.
+    ///
+    /// # Errors
+    /// An unknown option, with one of a name like it.
+    pub fn expect_options(self, options: &HashMap<String, String>, others: &[&str]) -> Result<()> {
+        let known = [self.options(), others].concat();
+        let plain = |name: &'_ String| name.strip_prefix("format.").unwrap_or(name).to_owned();
+        let Some(unknown) = options.keys().map(plain).find(|name| !known.contains(&name.as_str())) else {
+            return Ok(());
+        };
+        let error = Error::sql(format!("a table STORED AS {} has no option '{unknown}'", self.name().to_uppercase()));
+        Err(match near_name(&unknown, known.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean {near}?")),
+            None => error.hint(format!("options are {}", known.join(", "))),
+        })
     }
 }
 
@@ -197,12 +238,16 @@ impl fmt::Display for Address {
         match &self.place {
             Place::File(path) => write!(f, "{}", path.display()),
             Place::Server { url, .. } => write!(f, "{url}"),
+            Place::Lake(lake) => write!(f, "{lake}"),
         }
     }
 }
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table {} of {self}", self.table)
+        match &self.place {
+            Place::Lake(lake) => write!(f, "Delta table {lake}"),
+            _ => write!(f, "table {} of {self}", self.table),
+        }
     }
 }

@@ -210,7 +210,7 @@ impl Connection for Postgres {
         let places = rows.iter().enumerate().map(|(at, row)| (row.get::<_, i32>(3), at));
         let mut key: Vec<(i32, usize)> = places.filter(|(place, _)| *place >= 0).collect();
         key.sort_unstable();
-        Ok(Some(Found { columns, key: key.into_iter().map(|(_, at)| at).collect() }))
+        Ok(Some(Found { columns, key: key.into_iter().map(|(_, at)| at).collect(), append_only: false }))
     }
 
     async fn create(&mut self, table: &str, columns: &SchemaRef, key: &[usize]) -> Result<()> {
@@ -229,7 +229,7 @@ impl Connection for Postgres {
         self.run("ROLLBACK").await
     }
 
-    async fn insert(&mut self, table: &str, rows: &RecordBatch) -> Result<()> {
+    async fn insert(&mut self, table: &str, rows: &RecordBatch, _key: &[usize]) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
         }

@@ -237,7 +237,7 @@ impl Connection for Sqlite {
         let mut key: Vec<(u32, usize)> =
             rows.iter().enumerate().filter(|(_, row)| row.3 > 0).map(|(at, row)| (row.3, at)).collect();
         key.sort_unstable();
-        Ok(Some(Found { columns, key: key.into_iter().map(|(_, at)| at).collect() }))
+        Ok(Some(Found { columns, key: key.into_iter().map(|(_, at)| at).collect(), append_only: false }))
     }
 
     async fn create(&mut self, table: &str, columns: &SchemaRef, key: &[usize]) -> Result<()> {
@@ -256,7 +256,7 @@ impl Connection for Sqlite {
         if self.inner.is_autocommit() { Ok(()) } else { self.run("ROLLBACK") }
     }
 
-    async fn insert(&mut self, table: &str, rows: &RecordBatch) -> Result<()> {
+    async fn insert(&mut self, table: &str, rows: &RecordBatch, _key: &[usize]) -> Result<()> {
         self.each(&insert_sql(table, &rows.schema()), rows)
     }
 

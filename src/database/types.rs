@@ -11,7 +11,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
-use super::{Address, Found};
+use super::{Address, Found, System};
 use crate::change::with_columns;
 use crate::error::{Error, Result, sql_type};
 use crate::format::{carry, is_nested};
@@ -42,9 +42,33 @@ fn stored_type(kind: &DataType) -> DataType {
     }
 }
 
-/// The columns as a database stores them: nested values as JSON.
-pub fn stored(columns: &Schema) -> SchemaRef {
-    let field = |field: &Arc<Field>| Field::new(field.name(), stored_type(field.data_type()), field.is_nullable());
+/// The type in which a Delta table stores values of this one. Types that Delta does not have, such as TIME, stay:
+/// making the table tells of them.
+pub(super) fn stored_in_lake(kind: &DataType) -> DataType {
+    let inner =
+        |field: &Arc<Field>| Arc::new(Field::new(field.name(), stored_in_lake(field.data_type()), field.is_nullable()));
+    match kind {
+        DataType::Dictionary(_, value) => stored_in_lake(value),
+        DataType::RunEndEncoded(_, values) => stored_in_lake(values.data_type()),
+        DataType::Int8 => kind.clone(),
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            DataType::List(inner(item))
+        }
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
+        DataType::Time32(_) | DataType::Time64(_) => kind.clone(),
+        _ => match stored_type(kind) {
+            DataType::Utf8 => kind.clone(),
+            stored => stored,
+        },
+    }
+}
+
+/// The columns as a system stores them; a database stores nested values as JSON.
+pub fn stored(system: System, columns: &Schema) -> SchemaRef {
+    let kind = if system == System::Delta { stored_in_lake } else { stored_type };
+    let field = |field: &Arc<Field>| Field::new(field.name(), kind(field.data_type()), field.is_nullable());
     Arc::new(Schema::new(columns.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
@@ -90,7 +114,10 @@ pub fn expect_same(address: &Address, columns: &SchemaRef, key: &[usize], found:
     };
     let same = |field: &Arc<Field>| {
         let there = found.columns.field_with_name(field.name());
-        there.is_ok_and(|there| family(there.data_type()) == family(field.data_type()))
+        there.is_ok_and(|there| match address.system() {
+            System::Delta => stored_in_lake(there.data_type()).equals_datatype(&stored_in_lake(field.data_type())),
+            _ => family(there.data_type()) == family(field.data_type()),
+        })
     };
     if columns.fields().len() != found.columns.fields().len() || !columns.fields().iter().all(same) {
         return Err(Error::sql(format!("the table {table} is there already, with other columns"))
@@ -104,6 +131,10 @@ pub fn expect_same(address: &Address, columns: &SchemaRef, key: &[usize], found:
         names
     };
     let (declared, there) = (names(columns, key), names(&found.columns, &found.key));
+    if address.system() == System::Delta && there.is_empty() {
+        // One that others have made says nothing of a key.
+        return Ok(());
+    }
     if !declared.is_empty() && declared != there {
         return Err(Error::sql(format!("the table {table} is there already, with another key"))
             .note(format!("declared: ({}); there: ({})", declared.join(", "), there.join(", ")))

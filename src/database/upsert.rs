@@ -69,10 +69,16 @@ pub fn upserts(changes: &Changes, key: &[usize], table: &str) -> Result<Upserts>
 }
 
 fn twice(keys: &RecordBatch, row: usize, table: &str) -> Error {
+    let names: Vec<String> = keys.schema().fields().iter().map(|field| field.name().clone()).collect();
+    twice_in(table, keys, row, &names)
+}
+
+/// The error of a key that a table would have twice.
+pub(super) fn twice_in(table: &str, keys: &RecordBatch, row: usize, names: &[String]) -> Error {
     let value =
         |column: &arrow::array::ArrayRef| texts(&column.slice(row, 1), "NULL").map(|text| text.value(0).to_owned());
     let values = keys.columns().iter().map(|column| value(column).unwrap_or_default()).collect::<Vec<_>>().join(", ");
-    let names = keys.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>().join(", ");
+    let names = names.join(", ");
     Error::query(format!("the key ({values}) would be in {table} more than once: its PRIMARY KEY is ({names})"))
         .hint("the query has to give one row a key: GROUP BY it, or QUALIFY row_number() OVER (PARTITION BY it …) = 1; or add columns to the key")
 }

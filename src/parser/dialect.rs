@@ -21,13 +21,18 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 #[derive(Debug, Clone, Copy)]
 pub struct FuseDialect {
     duckdb_types: bool,
+    versions: bool,
 }
 
 impl FuseDialect {
     /// The dialect as it is.
-    pub const PLAIN: Self = Self { duckdb_types: false };
-    /// The dialect for a statement that spells types as DuckDB does: `STRUCT(a INT, b TEXT)`.
-    pub(super) const DUCKDB_TYPES: Self = Self { duckdb_types: true };
+    pub const PLAIN: Self = Self { duckdb_types: false, versions: false };
+
+    /// The dialect of a statement. `duckdb_types`: it spells types as DuckDB does, `STRUCT(a INT, b TEXT)`. `versions`:
+    /// it reads a table AS OF a version; in others, `at` and `before` may be names of tables.
+    pub(super) fn of(duckdb_types: bool, versions: bool) -> Self {
+        Self { duckdb_types, versions }
+    }
 }
 
 macro_rules! accept {
@@ -50,6 +55,10 @@ impl Dialect for FuseDialect {
 
     fn is_identifier_part(&self, ch: char) -> bool {
         ch.is_alphabetic() || ch.is_ascii_digit() || ch == '@' || ch == '$' || ch == '#' || ch == '_'
+    }
+
+    fn supports_table_versioning(&self) -> bool {
+        self.versions
     }
 
     // As in the generic dialect.

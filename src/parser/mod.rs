@@ -28,7 +28,7 @@ use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-pub use calls::FILE_FUNCTIONS;
+pub use calls::{FILE_FUNCTIONS, VERSIONS};
 pub use dialect::{FuseDialect, call};
 pub use lex::{Lexeme, LexemeKind, is_complete, lex};
 pub use locate::locate;
@@ -170,7 +170,7 @@ fn parse_one(tokens: &[TokenWithSpan], chosen: Option<&dyn Dialect>, reading: &R
     }
     friendly::complete_from_first(&mut tokens);
     let opener = unclosed(&tokens);
-    let ours = if friendly::has_struct_type(&tokens) { FuseDialect::DUCKDB_TYPES } else { FuseDialect::PLAIN };
+    let ours = FuseDialect::of(friendly::has_struct_type(&tokens), calls::names_versions(&tokens));
     let dialect = chosen.unwrap_or(&ours);
     let mut parser = DFParserBuilder::new(tokens).with_dialect(dialect).with_recursion_limit(NESTING_LIMIT).build()?;
     // Where the parser found the end of the text, the place is behind the last token.

@@ -117,6 +117,9 @@ impl VisitorMut for Pass {
             self.inlined.read(name);
         }
         calls::name_call(factor);
+        if let Err(error) = calls::name_version(factor) {
+            return ControlFlow::Break(error);
+        }
         let sample = match factor {
             TableFactor::Table { sample, with_hints, partitions, json_path, index_hints, version, .. } => {
                 stop(if !with_hints.is_empty() {

@@ -1,6 +1,6 @@
-//! Tables in databases, at rest.
+//! Tables in databases and lakes, at rest.
 //!
-//! Enters: CREATE EXTERNAL TABLE … STORED AS SQLITE or POSTGRES. Leaves: a table that can be read and inserted into.
+//! Enters: CREATE EXTERNAL TABLE … STORED AS SQLITE, POSTGRES or DELTA. Leaves: a table that can be read and inserted into.
 //! Always holds: an INSERT is one transaction; what a query asks of the database is no less than what it needs.
 
 use std::fmt;
@@ -21,9 +21,10 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use futures::{StreamExt, TryStreamExt, stream};
 
-#[cfg(feature = "postgres")]
+use super::stores::Stores;
+#[cfg(any(feature = "postgres", feature = "delta"))]
 use super::stream::StreamTable;
-use crate::database::{Address, Query, System, connect, expect_same, in_types, look, make_or_expect, stored};
+use crate::database::{Address, Lake, Query, System, connect, expect_same, in_types, look, make_or_expect, stored};
 use crate::error::{Error, Result};
 
 /// A table in a database.
@@ -35,14 +36,29 @@ pub struct DatabaseTable {
 }
 
 impl DatabaseTable {
-    async fn create(system: System, cmd: &CreateExternalTable) -> Result<Self> {
-        let address = Address::of(system, &cmd.locations, &cmd.options, &[])?;
-        if !cmd.table_partition_cols.is_empty() || !cmd.order_exprs.is_empty() {
+    /// The table that is there, in its columns; nothing if there is none.
+    pub(super) async fn found(address: Address) -> Result<Option<Self>> {
+        let found = look(&address).await?;
+        Ok(found.map(|found| Self { address, columns: found.columns, key: found.key }))
+    }
+
+    async fn create(system: System, cmd: &CreateExternalTable, state: &dyn Session) -> Result<Self> {
+        let address = match system {
+            System::Delta => Address::of_lake(lake(cmd, state, &[])?),
+            system => Address::of(system, &cmd.locations, &cmd.options, &[])?,
+        };
+        let is_partitioned = !cmd.table_partition_cols.is_empty() && system != System::Delta;
+        if is_partitioned || !cmd.order_exprs.is_empty() {
             return Err(
                 Error::sql("a table in a database is neither PARTITIONED BY nor ORDERED").hint("leave the clause out")
             );
         }
         let declared = Arc::clone(cmd.schema.inner());
+        if let Some(missing) = cmd.table_partition_cols.iter().find(|name| declared.index_of(name).is_err())
+            && !declared.fields().is_empty()
+        {
+            return Err(Error::sql(format!("PARTITIONED BY names {missing}, which is no column of the table")));
+        }
         let mut key = Vec::new();
         for constraint in cmd.constraints.iter() {
             if let Constraint::PrimaryKey(places) = constraint {
@@ -61,8 +77,11 @@ impl DatabaseTable {
             }
             (None, false) => declared,
             (None, true) => {
-                let table = address.table();
-                return Err(Error::query(format!("there is no table {table} in {address}"))
+                let what = match system {
+                    System::Delta => format!("there is no Delta table in {address}"),
+                    _ => format!("there is no table {} in {address}", address.table()),
+                };
+                return Err(Error::query(what)
                     .hint("with its columns declared, CREATE EXTERNAL TABLE t (column TYPE, …) …, it is made when rows are inserted"));
             }
         };
@@ -105,6 +124,7 @@ impl TableProvider for DatabaseTable {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
         let one = |filter: &&Expr| match self.filter(filter) {
+            _ if self.address.lake().is_some() => TableProviderFilterPushDown::Inexact,
             Some(_) => TableProviderFilterPushDown::Exact,
             None => TableProviderFilterPushDown::Unsupported,
         };
@@ -113,12 +133,17 @@ impl TableProvider for DatabaseTable {
 
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let columns = projection.map_or(Ok(Schema::clone(&self.columns)), |places| self.columns.project(places))?;
+        #[cfg(feature = "delta")]
+        if let Some(lake) = self.address.lake() {
+            return Ok(super::lake::scan(lake, state, Arc::new(columns), filters, limit).await?);
+        }
+        let _ = state;
         let filters = filters.iter().filter_map(|filter| self.filter(filter)).collect();
         let query = Query { columns: Arc::new(columns), filters, limit };
         let part: Arc<dyn PartitionStream> = Arc::new(Scan { address: self.address.clone(), query });
@@ -186,7 +211,7 @@ impl DisplayAs for Insert {
 
 impl Insert {
     async fn insert(&self, mut data: SendableRecordBatchStream) -> Result<u64> {
-        let stored = stored(&self.columns);
+        let stored = stored(self.address.system(), &self.columns);
         let mut connection = connect(&self.address, true).await?;
         connection.begin().await?;
         make_or_expect(connection.as_mut(), &self.address, &stored, &self.key).await?;
@@ -194,7 +219,7 @@ impl Insert {
         while let Some(batch) = data.next().await {
             let batch = batch?;
             rows += batch.num_rows() as u64;
-            connection.insert(self.address.table(), &in_types(&stored, &batch)?).await?;
+            connection.insert(self.address.table(), &in_types(&stored, &batch)?, &self.key).await?;
         }
         connection.commit().await?;
         Ok(rows)
@@ -212,14 +237,22 @@ impl DataSink for Insert {
     }
 }
 
-/// Makes `STORED AS` of databases ours.
+/// The Delta table that a statement names; `others`: options that have nothing to do with where it is.
+fn lake(cmd: &CreateExternalTable, state: &dyn Session, others: &[&str]) -> Result<Lake> {
+    System::Delta.expect_options(&cmd.options, others)?;
+    let url = Lake::url_of(System::Delta.only(&cmd.locations)?)?;
+    let store = Stores::durable(&url)?;
+    Ok(Lake::new(url, store, Arc::clone(state.runtime_env()), &cmd.options)?.partitioned(&cmd.table_partition_cols))
+}
+
+/// Makes `STORED AS` of databases and lakes ours.
 pub(super) fn register(state: &mut SessionState) {
-    for system in [System::Sqlite, System::Postgres] {
+    for system in [System::Sqlite, System::Postgres, System::Delta] {
         state.table_factories_mut().insert(system.name().to_uppercase(), Arc::new(DatabaseFactory(system)));
     }
 }
 
-/// `STORED AS SQLITE` and `STORED AS POSTGRES`.
+/// `STORED AS SQLITE`, `STORED AS POSTGRES` and `STORED AS DELTA`.
 #[derive(Debug)]
 struct DatabaseFactory(System);
 
@@ -229,13 +262,17 @@ impl TableProviderFactory for DatabaseFactory {
         match self.0 {
             #[cfg(feature = "postgres")]
             System::Postgres if cmd.unbounded => Ok(Arc::new(StreamTable::of_postgres(state, cmd).await?)),
-            system if cmd.unbounded => {
-                let _ = state;
-                Err(Error::sql(format!("{} does not tell here what changes in a table", system.name()))
-                    .hint("CREATE EXTERNAL TABLE reads it as it is; the changes of a Postgres table can be followed")
-                    .into())
+            #[cfg(feature = "delta")]
+            System::Delta if cmd.unbounded => {
+                Ok(Arc::new(StreamTable::of_delta(state, cmd, |others| lake(cmd, state, others)).await?))
             }
-            system => Ok(Arc::new(DatabaseTable::create(system, cmd).await?)),
+            system if cmd.unbounded => Err(Error::sql(format!(
+                "{} does not tell here what changes in a table",
+                system.name()
+            ))
+            .hint("CREATE EXTERNAL TABLE reads it as it is; the changes of Postgres and Delta tables can be followed")
+            .into()),
+            system => Ok(Arc::new(DatabaseTable::create(system, cmd, state).await?)),
         }
     }
 }

@@ -15,6 +15,8 @@ mod infer;
 mod infer_csv;
 mod infer_json;
 mod json_scan;
+#[cfg(feature = "delta")]
+mod lake;
 mod location;
 mod look;
 mod parquet_guard;
@@ -29,6 +31,8 @@ mod topic;
 pub use call::table_for_call;
 pub use database::DatabaseTable;
 pub use diagnose::explain_scan_error;
+#[cfg(feature = "delta")]
+pub use lake::delta_table;
 pub use location::{DATA_ENDINGS, FileKind, Location};
 pub use rejects::Rejects;
 pub use stores::Stores;

@@ -16,7 +16,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use url::Url;
 
-use crate::durable::{StagedStore, Writes};
+use crate::durable::{StagedStore, SyncedStore, Writes};
 use crate::error::Error;
 
 /// The object stores of a session.
@@ -35,6 +35,14 @@ impl Stores {
     /// The store behind a URL, without staging: for files that are whole when they are put.
     pub fn direct(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
         Self::open(url)
+    }
+
+    /// The store behind a URL, for a library that writes by itself: what it has written is durable.
+    pub fn durable(url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
+        Ok(Arc::new(match url.scheme() {
+            "file" => SyncedStore::local(),
+            _ => SyncedStore::remote(Self::open(url)?),
+        }))
     }
 
     fn open(url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {

@@ -14,6 +14,8 @@ mod generate;
 mod history;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "delta")]
+mod lake;
 mod late;
 mod listing;
 mod net;
@@ -239,6 +241,11 @@ fn open_alone(
             let upkeep = table.upkeep().ok_or_else(|| Error::query("a table of a database whose rows only come"))?;
             let (address, limits) = (address.as_ref().clone(), options.limits);
             Ok(Box::new(postgres::Postgres::new(address, table.columns(), columns, upkeep, limits)?))
+        }
+        #[cfg(feature = "delta")]
+        table::Kind::Delta(lake) => {
+            let changes = table.upkeep().is_some();
+            Ok(Box::new(lake::Delta::new(lake, table.columns(), columns, changes, options.limits)?))
         }
         table::Kind::Nexmark(kind) => Ok(Box::new(nexmark::Nexmark::new(*kind, schema, options))),
         table::Kind::Files { location, format } => {

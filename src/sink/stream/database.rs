@@ -53,7 +53,7 @@ impl DatabaseSink {
                 )));
         }
         let name = SinkName { pipeline: String::new(), statement, table: address.table().to_owned() };
-        let (shared, stored) = (connections.to(&address), stored(&columns));
+        let (shared, stored) = (connections.to(&address), stored(address.system(), &columns));
         Ok(Self { address, shared, name, columns, stored, key, taken: Vec::new(), held: 0 })
     }
 
@@ -69,14 +69,14 @@ impl DatabaseSink {
         let table = self.address.table();
         for change in changes {
             if self.key.is_empty() {
-                connection.insert(table, &in_types(&self.stored, &repeat(&change)?)?).await?;
+                connection.insert(table, &in_types(&self.stored, &repeat(&change)?)?, &[]).await?;
                 continue;
             }
             let change = Changes { rows: in_types(&self.stored, &change.rows)?, weights: change.weights };
             let upserts = upserts(&change, &self.key, table)?;
             connection.delete(table, &upserts.deletes).await?;
             connection.replace(table, &upserts.replaces, &self.key).await?;
-            connection.insert(table, &upserts.inserts).await?;
+            connection.insert(table, &upserts.inserts, &self.key).await?;
         }
         connection.set_epoch(&self.name, epoch).await?;
         self.held = epoch;

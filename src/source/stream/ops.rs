@@ -103,7 +103,7 @@ impl Upkeep {
     }
 
     /// Of a table in a database, which tells each change once.
-    #[cfg(feature = "postgres")]
+    #[cfg(any(feature = "postgres", feature = "delta"))]
     pub(super) fn of_database(key: Vec<usize>) -> Self {
         Self { says: Says::Nothing, key, on_missing: OnMissing::Fail }
     }

@@ -5,6 +5,9 @@
 
 #[cfg(feature = "postgres")]
 mod database;
+#[cfg(feature = "delta")]
+mod lake;
+mod watermark;
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
@@ -16,26 +19,29 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::common::Result as DfResult;
 use datafusion::datasource::TableType;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::generate::Rate;
 use super::history::History;
 use super::nexmark::NexmarkKind;
 use super::ops::{Says, Upkeep};
-use super::options::{EventTime, KafkaOptions, Start, StreamOptions, csv_options, plain};
+use super::options::{KafkaOptions, Start, StreamOptions, csv_options, plain};
 use crate::change::OnMissing;
 use crate::checkpoint::FoundTable;
 #[cfg(feature = "postgres")]
 use crate::database::Address;
-use crate::error::{Error, Result, near_name, sql_type};
+#[cfg(feature = "delta")]
+use crate::database::Lake;
+use crate::error::{Error, Result, sql_type};
 use crate::format::csv::canonical_option;
 use crate::kafka::{ClientOptions, Topic};
 use crate::source::{FileKind, Location};
+
+pub use watermark::Watermark;
 
 /// What is said of a table that reads standard input.
 pub const STANDARD_INPUT: &str = "standard input";
@@ -76,6 +82,9 @@ pub(super) enum Kind {
     /// A table of Postgres, whose changes are followed.
     #[cfg(feature = "postgres")]
     Postgres(Box<Address>),
+    /// A Delta table, whose commits are followed.
+    #[cfg(feature = "delta")]
+    Delta(Box<Lake>),
 }
 
 /// What was found of a growing table in what was there.
@@ -116,53 +125,6 @@ pub struct StreamTable {
     watermark: Option<Watermark>,
     /// What comes before the stream.
     history: Option<Box<History>>,
-}
-
-/// The watermark of a table, at work.
-#[derive(Debug, Clone)]
-pub struct Watermark {
-    /// The column that is the time of a row, by its place in the table.
-    pub column: usize,
-    /// Its greatest value is the watermark; over that column alone.
-    pub expr: Arc<dyn PhysicalExpr>,
-    /// Rows that are late are kept.
-    pub keeps_late: bool,
-    /// See [`super::EventTime::idle_micros`].
-    pub idle_micros: Option<i64>,
-}
-
-impl Watermark {
-    fn new(state: &dyn Session, event_time: &EventTime, columns: &SchemaRef) -> Result<Self> {
-        let names = || columns.fields().iter().map(|field| field.name().as_str());
-        let unknown = || {
-            let error = Error::sql(format!("WATERMARK FOR {}, which is no column of the table", event_time.column));
-            match near_name(&event_time.column, names()) {
-                Some(near) => error.hint(format!("did you mean {near}?")),
-                None => error,
-            }
-        };
-        let (column, field) = columns.column_with_name(&event_time.column).ok_or_else(unknown)?;
-        let is_time = |kind: &DataType| matches!(kind, DataType::Timestamp(..) | DataType::Date32);
-        if !is_time(field.data_type()) {
-            let kind = sql_type(field.data_type());
-            return Err(Error::sql(format!("WATERMARK FOR {}, which is {kind}, and no time", event_time.column))
-                .hint("declare the column as TIMESTAMP"));
-        }
-        let alone = Schema::new(vec![field.clone()]);
-        let schema = DFSchema::try_from(alone.clone())?;
-        let state = state.as_any().downcast_ref::<SessionState>();
-        let state = state.ok_or_else(|| Error::query("a watermark without a session"))?;
-        let expr = state.create_logical_expr(&event_time.expression, &schema).map_err(Error::from);
-        let expr = expr.and_then(|expr| Ok(state.create_physical_expr(expr, &schema)?));
-        let expr = expr.map_err(|error| {
-            error.note(format!("a watermark is an expression of its column {} alone", event_time.column))
-        })?;
-        if !is_time(&expr.data_type(&alone)?) {
-            return Err(Error::sql(format!("the watermark {} is no time", event_time.expression))
-                .hint(format!("such as {} - INTERVAL '5 seconds'", event_time.column)));
-        }
-        Ok(Self { column, expr, keeps_late: event_time.keeps_late, idle_micros: event_time.idle_micros })
-    }
 }
 
 impl StreamTable {
@@ -367,6 +329,8 @@ impl StreamTable {
             }
             #[cfg(feature = "postgres")]
             Kind::Postgres(address) => format!("POSTGRES {address:?} ({columns})"),
+            #[cfg(feature = "delta")]
+            Kind::Delta(lake) => format!("DELTA {lake} ({columns})"),
             Kind::Files { location, format } => format!("{format:?} '{}' ({columns})", location.url),
             Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
