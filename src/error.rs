@@ -215,7 +215,8 @@ impl From<io::Error> for Error {
 
 /// A format that STORED AS does not know.
 pub fn unknown_format(name: &str) -> Error {
-    const FORMATS: [&str; 9] = ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO", "SQLITE", "POSTGRES"];
+    const FORMATS: [&str; 11] =
+        ["PARQUET", "CSV", "TSV", "JSON", "NDJSON", "ARROW", "AVRO", "PROTOBUF", "SQLITE", "POSTGRES", "DELTA"];
     let error = Error::sql(format!("no format named {name}"));
     match near_name(name, FORMATS) {
         Some(near) => error.hint(format!("did you mean {near}?")),

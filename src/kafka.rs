@@ -11,10 +11,14 @@ use crate::error::{Error, Result};
 #[cfg(feature = "kafka")]
 mod client;
 #[cfg(feature = "kafka")]
+mod registry;
+#[cfg(feature = "kafka")]
 mod writer;
 
 #[cfg(feature = "kafka")]
 pub use client::{ANSWER, Context, client_config, failed, may_pass};
+#[cfg(feature = "kafka")]
+pub use registry::{Registered, Registry, SchemaKind};
 #[cfg(feature = "kafka")]
 pub use writer::{Outgoing, Writer, make_topic};
 
@@ -30,6 +34,27 @@ pub struct Topic {
 /// What is given to clients beside the brokers, as it was written: references, and no secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientOptions(BTreeMap<String, String>);
+
+/// What OPTIONS say of a schema registry, as they are written: references, and no secrets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryOptions {
+    /// Where it is.
+    pub url: Option<String>,
+    /// Who asks.
+    pub user: Option<String>,
+    /// A reference to the password.
+    pub password: Option<String>,
+}
+
+/// How values are written as bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Objects of JSON.
+    #[default]
+    Json,
+    /// Records of Avro, behind the number of their schema in a registry.
+    Avro,
+}
 
 /// What the messages of a topic that is written have as values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +76,10 @@ pub struct TopicTarget {
     pub client: ClientOptions,
     /// What messages say.
     pub values: Values,
+    /// How values are written.
+    pub encoding: Encoding,
+    /// Where schemas are registered.
+    pub registry: RegistryOptions,
     /// The columns that are the keys of messages.
     pub key: Vec<String>,
 }
@@ -59,7 +88,8 @@ impl TopicTarget {
     /// Where it writes and how, in words: a state that was made for one is not used for another.
     pub fn describe(&self) -> String {
         let key = if self.key.is_empty() { String::new() } else { format!(" by {}", self.key.join(", ")) };
-        format!("topic {} as {:?}{key}", self.topic.name, self.values).to_lowercase()
+        let avro = if self.encoding == Encoding::Avro { " in avro" } else { "" };
+        format!("topic {} as {:?}{key}{avro}", self.topic.name, self.values).to_lowercase()
     }
 }
 
@@ -149,7 +179,26 @@ impl ClientOptions {
     /// What each option is, with references looked up. For a client alone.
     #[cfg(feature = "kafka")]
     fn resolved(&self) -> Result<Vec<(String, String)>> {
-        self.0.iter().map(|(name, value)| Ok((name.clone(), resolve(name, value)?))).collect()
+        self.0.iter().map(|(name, value)| Ok((name.clone(), resolve(&format!("kafka.{name}"), value)?))).collect()
+    }
+}
+
+impl RegistryOptions {
+    /// Takes `OPTIONS ('schema_registry' 'URL')` and what is beside it; false if an option is none of these.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<bool> {
+        let text = Some(value.to_owned());
+        match name {
+            "schema_registry" => self.url = text,
+            "schema_registry.user" => self.user = text,
+            "schema_registry.password" if reference(value).is_none() => {
+                // The value is not shown: it may be the secret.
+                return Err(Error::sql("schema_registry.password is a secret, which does not stand in SQL")
+                    .hint("('schema_registry.password' 'env:NAME') or 'file:PATH' says where it is"));
+            }
+            "schema_registry.password" => self.password = text,
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 }
 
@@ -162,8 +211,7 @@ fn reference(value: &str) -> Option<(&str, &str)> {
 fn resolve(option: &str, value: &str) -> Result<String> {
     match reference(value) {
         Some(("env", name)) => std::env::var(name).map_err(|_| {
-            Error::query(format!("kafka.{option}: the environment has no {name}"))
-                .hint(format!("{name}=… fuse query …"))
+            Error::query(format!("{option}: the environment has no {name}")).hint(format!("{name}=… fuse query …"))
         }),
         Some((_, path)) => {
             let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;

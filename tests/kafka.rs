@@ -5,6 +5,7 @@
 //! read once, whatever stops meanwhile; an offset that is gone is an error.
 
 mod broker;
+mod schemas;
 mod sink;
 
 use crate::support::{Place, Ran};

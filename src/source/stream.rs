@@ -231,9 +231,9 @@ fn open_alone(
         Ok(text::TextReader { decoder, on_error: options.on_error, dead_letters })
     };
     match table.kind() {
-        table::Kind::Kafka { topic, format } => {
+        table::Kind::Kafka { topic, format, coding } => {
             let dead_letters = options.dead_letter.as_deref().map(folder).transpose()?;
-            topic_source(table, topic, *format, columns, dead_letters)
+            topic_source(table, topic, (*format, *coding), columns, dead_letters)
         }
         table::Kind::Rate => Ok(Box::new(generate::Rate::new(schema, options))),
         #[cfg(feature = "postgres")]
@@ -267,11 +267,22 @@ fn open_alone(
 fn topic_source(
     table: &StreamTable,
     topic: &Topic,
-    format: Option<table::FileFormat>,
+    format: (Option<table::FileFormat>, table::Coding),
     columns: &[usize],
     dead_letters: Option<Folder>,
 ) -> Result<Box<dyn Source>> {
     Ok(Box::new(kafka::Kafka::new(table, topic, format, columns, dead_letters)?))
+}
+
+/// The columns of a topic's values, as their newest schema has them.
+async fn topic_schema(topic: &Topic, coding: table::Coding, options: &StreamOptions) -> Result<SchemaRef> {
+    #[cfg(feature = "kafka")]
+    return kafka::columns_of(topic, coding, options).await;
+    #[cfg(not(feature = "kafka"))]
+    {
+        let _ = (coding, options);
+        Err(topic.not_built_in())
+    }
 }
 
 /// Refuses columns of a topic's messages that there are not.
@@ -286,7 +297,7 @@ fn topic_columns(columns: &SchemaRef) -> Result<()> {
 fn topic_source(
     _table: &StreamTable,
     topic: &Topic,
-    _format: Option<table::FileFormat>,
+    _format: (Option<table::FileFormat>, table::Coding),
     _columns: &[usize],
     _dead_letters: Option<Folder>,
 ) -> Result<Box<dyn Source>> {

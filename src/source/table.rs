@@ -43,7 +43,7 @@ pub fn register_formats(state: &mut SessionState, rejects: &Arc<Rejects>) -> Res
     for generator in ["RATE", "NEXMARK"] {
         state.table_factories_mut().insert(generator.to_owned(), Arc::new(StreamFactory));
     }
-    for format in ["DEBEZIUM", "RAW"] {
+    for format in ["DEBEZIUM", "RAW", "PROTOBUF"] {
         state.table_factories_mut().insert(format.to_owned(), Arc::new(FileTableFactory::default()));
     }
     super::database::register(state);

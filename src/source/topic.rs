@@ -15,7 +15,7 @@ use datafusion::logical_expr::{CreateExternalTable, Expr};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::{Error, Result};
-use crate::kafka::{ClientOptions, Topic, TopicTarget, Values};
+use crate::kafka::{ClientOptions, Encoding, RegistryOptions, Topic, TopicTarget, Values};
 
 /// A topic that is written to.
 #[derive(Debug)]
@@ -31,9 +31,10 @@ impl TopicTable {
         let values = match cmd.file_type.as_str() {
             "JSON" => Values::Rows,
             "DEBEZIUM" => Values::Envelopes,
+            "AVRO" => Values::Rows,
             other => {
                 return Err(Error::sql(format!("a topic cannot be written STORED AS {other}"))
-                    .hint("its messages are JSON or DEBEZIUM"));
+                    .hint("its messages are JSON, AVRO or DEBEZIUM"));
             }
         };
         let schema = Arc::clone(cmd.schema.inner());
@@ -45,22 +46,30 @@ impl TopicTable {
             return Err(Error::sql("a topic has partitions of its own, and no PARTITIONED BY")
                 .hint("rows of one PRIMARY KEY are in one partition"));
         }
-        let mut client = ClientOptions::default();
+        let encoding = if cmd.file_type == "AVRO" { Encoding::Avro } else { Encoding::Json };
+        let (mut client, mut registry) = (ClientOptions::default(), RegistryOptions::default());
         for (name, value) in &cmd.options {
             match name.strip_prefix("kafka.") {
                 Some(name) => client.set(name, value.trim())?,
                 None => {
                     let name = name.strip_prefix("format.").unwrap_or(name);
+                    if encoding == Encoding::Avro && registry.set(name, value.trim())? {
+                        continue;
+                    }
                     return Err(Error::sql(format!("a topic that is written has no option '{name}'"))
-                        .hint("options are mode, and those of the client: kafka.…"));
+                        .hint("options are mode, those of the client: kafka.…, and schema_registry for AVRO"));
                 }
             }
+        }
+        if encoding == Encoding::Avro && registry.url.is_none() {
+            return Err(Error::sql("STORED AS AVRO wants a registry of schemas")
+                .hint("OPTIONS ('schema_registry' 'http://host:8081')"));
         }
         let key = cmd.constraints.iter().find_map(|constraint| match constraint {
             Constraint::PrimaryKey(places) => Some(places.iter().map(|at| schema.field(*at).name().clone()).collect()),
             Constraint::Unique(_) => None,
         });
-        let target = TopicTarget { topic, client, values, key: key.unwrap_or_default() };
+        let target = TopicTarget { topic, client, values, encoding, registry, key: key.unwrap_or_default() };
         Ok(Some(Self { schema, target }))
     }
 

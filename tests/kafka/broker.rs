@@ -18,7 +18,7 @@ pub(super) struct Broker {
     data: TempDir,
 }
 
-fn venv() -> PathBuf {
+pub(super) fn venv() -> PathBuf {
     let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/fuse/venv");
     std::env::var_os("FUSE_TEST_VENV").map_or(home, Into::into)
 }

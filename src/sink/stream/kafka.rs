@@ -3,6 +3,8 @@
 //! Enters: changes. Leaves: messages, the transaction of an epoch whole or not at all. Always holds: the number of the
 //! epoch is in its transaction, so an epoch that is run again after a kill is written if it was not, and not if it was.
 
+mod avro;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use super::{FileEncoding, Sink};
 use crate::change::{Changes, RowEncoder, consolidate, with_columns};
 use crate::error::{Error, Result};
 use crate::format::texts;
-use crate::kafka::{Outgoing, TopicTarget, Values, Writer, make_topic};
+use crate::kafka::{Encoding, Outgoing, TopicTarget, Values, Writer, make_topic};
 use crate::offset::Epoch;
 
 /// Messages of changes.
@@ -27,6 +29,8 @@ struct Messages {
     carried: SchemaRef,
     /// The places of the columns of the key.
     key: Vec<usize>,
+    /// What writes values in Avro, where that is asked for.
+    avro: Option<avro::Records>,
 }
 
 /// One topic.
@@ -53,7 +57,7 @@ impl KafkaSink {
         let find = |name: &String| Ok(columns.index_of(name)?);
         let key = target.key.iter().map(find).collect::<Result<Vec<_>>>()?;
         let carried = FileEncoding::Json.schema(&columns)?;
-        let messages = Messages { values: target.values, columns, carried, key };
+        let messages = Messages { values: target.values, columns, carried, key, avro: None };
         let (id, writer, taken) = (String::new(), None, Vec::new());
         Ok(Self { target, messages, place, id, writer, taken, staged: false, marked: 0, held: 0, logged: 0 })
     }
@@ -84,13 +88,10 @@ impl Messages {
             }
             Values::Rows => self.upserts(&rows, &ops, keys),
             Values::Changelog => {
-                let mut fields = rows.schema().fields().to_vec();
-                fields.push(Arc::new(Field::new("op", DataType::Utf8, false)));
-                fields.push(Arc::new(Field::new("epoch", DataType::Int64, false)));
                 let epochs = Int64Array::from(vec![i64::try_from(epoch).unwrap_or(i64::MAX); rows.num_rows()]);
                 let mut columns = rows.columns().to_vec();
                 columns.extend([Arc::new(ops) as ArrayRef, Arc::new(epochs)]);
-                let rows = with_columns(&Arc::new(Schema::new(fields)), columns, rows.num_rows())?;
+                let rows = with_columns(&self.written(), columns, rows.num_rows())?;
                 let values = self.objects(&rows)?;
                 Ok(values.into_iter().zip(keys).map(|(value, key)| Outgoing { key, value: Some(value) }).collect())
             }
@@ -98,8 +99,21 @@ impl Messages {
         }
     }
 
-    /// Each row as an object.
+    /// The columns of values.
+    fn written(&self) -> SchemaRef {
+        let mut fields = self.columns.fields().to_vec();
+        if self.values == Values::Changelog {
+            fields.push(Arc::new(Field::new("op", DataType::Utf8, false)));
+            fields.push(Arc::new(Field::new("epoch", DataType::Int64, false)));
+        }
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Each row as an object, or as a record of Avro.
     fn objects(&self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+        if let Some(records) = &self.avro {
+            return records.values(rows);
+        }
         let schema = match rows.schema().fields().len() == self.carried.fields().len() {
             true => Arc::clone(&self.carried),
             false => FileEncoding::Json.schema(&rows.schema())?,
@@ -222,6 +236,10 @@ impl Sink for KafkaSink {
     }
 
     async fn resume(&mut self, position: &serde_json::Value) -> Result<()> {
+        if self.target.encoding == Encoding::Avro {
+            let (topic, columns) = (&self.target.topic.name, self.messages.written());
+            self.messages.avro = Some(avro::Records::register(topic, &columns, &self.target.registry).await?);
+        }
         let name = format!("fuse-{}-{}", self.id, self.place);
         let (held, writer) = waiting(|| {
             let writer = Writer::open(&self.target.topic, &self.target.client, &name)?;

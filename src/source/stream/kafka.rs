@@ -8,6 +8,7 @@ mod columns;
 mod feed;
 mod reader;
 mod records;
+mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef}
 use async_trait::async_trait;
 
 use super::options::{Start, StreamOptions};
-use super::table::FileFormat;
+use super::table::{Coding, FileFormat};
 use super::{Read, Source, StreamTable, Waiting, blocking};
 use crate::checkpoint::Saved;
 use crate::durable::Folder;
@@ -31,6 +32,14 @@ use reader::Reader;
 use records::Records;
 
 pub(super) use columns::check as check_columns;
+
+/// The columns of the values of a topic, as their newest schema has them.
+pub(super) async fn columns_of(topic: &Topic, coding: Coding, options: &StreamOptions) -> Result<SchemaRef> {
+    match schema::Schemas::of(coding, &options.kafka)? {
+        Some(schemas) => schemas.columns(&topic.name).await,
+        None => Err(Error::sql("the columns of a topic must be declared")),
+    }
+}
 
 /// How often it is looked how far the topic has grown, and whether it has new partitions.
 const LOOK_MICROS: i64 = 1_000_000;
@@ -76,7 +85,7 @@ impl Kafka {
     pub(super) fn new(
         table: &StreamTable,
         topic: &Topic,
-        format: Option<FileFormat>,
+        format: (Option<FileFormat>, Coding),
         wanted: &[usize],
         dead_letters: Option<Folder>,
     ) -> Result<Self> {

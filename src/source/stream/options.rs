@@ -12,7 +12,7 @@ use crate::config::{EPOCH_BYTES, EPOCH_FILES, EPOCH_ROWS, IDLE_MICROS, SPOOL_BYT
 use crate::error::{Error, Result, near_name};
 use crate::format::csv::{Dialect, Encoding, canonical_option};
 use crate::format::{TimeUnit, Writing};
-use crate::kafka::ClientOptions;
+use crate::kafka::{ClientOptions, RegistryOptions};
 
 /// How much an epoch takes from one source at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,12 @@ pub struct KafkaOptions {
     pub start: Start,
     /// The group that shows how far the pipeline is.
     pub group: Option<String>,
+    /// Where the schemas of values are.
+    pub registry: RegistryOptions,
+    /// A file with the schema of all values.
+    pub schema_file: Option<String>,
+    /// Which message of Protobuf values are.
+    pub message: Option<String>,
 }
 
 /// `BACKFILL FROM 'folder/*.parquet' [UP TO condition | DEDUPLICATE BY (columns)]`, as options.
@@ -367,6 +373,9 @@ impl StreamOptions {
             "backfill_up_to" => self.backfill.up_to = text,
             "backfill_by" => self.backfill.by = text,
             "group" => self.kafka.group = text,
+            "schema_file" => self.kafka.schema_file = text,
+            "message" => self.kafka.message = text,
+            _ if self.kafka.registry.set(name, value)? => {}
             "start" => {
                 let wrong = || Error::sql(format!("the option start cannot be '{value}'")).hint(STARTS);
                 self.kafka.start = start(value).ok_or_else(wrong)?;

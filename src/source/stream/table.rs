@@ -29,7 +29,7 @@ use super::generate::Rate;
 use super::history::History;
 use super::nexmark::NexmarkKind;
 use super::ops::{Says, Upkeep};
-use super::options::{KafkaOptions, Start, StreamOptions, csv_options, plain};
+use super::options::{KafkaOptions, StreamOptions, csv_options, plain};
 use crate::change::OnMissing;
 use crate::checkpoint::FoundTable;
 #[cfg(feature = "postgres")]
@@ -38,13 +38,22 @@ use crate::database::Address;
 use crate::database::Lake;
 use crate::error::{Error, Result, sql_type};
 use crate::format::csv::canonical_option;
-use crate::kafka::{ClientOptions, Topic};
+use crate::kafka::Topic;
 use crate::source::{FileKind, Location};
 
 pub use watermark::Watermark;
 
 /// What is said of a table that reads standard input.
 pub const STANDARD_INPUT: &str = "standard input";
+
+/// What the values of a topic are before they are objects of JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// Text, unless a registry is named: then what their schemas say.
+    Plain,
+    Avro,
+    Protobuf,
+}
 
 /// The formats of files that streams are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +87,7 @@ pub(super) enum Kind {
     Kafka {
         topic: Topic,
         format: Option<FileFormat>,
+        coding: Coding,
     },
     /// A table of Postgres, whose changes are followed.
     #[cfg(feature = "postgres")]
@@ -158,15 +168,18 @@ impl StreamTable {
             (Kind::Kafka { format: None, .. }, true) => {
                 Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)]))
             }
+            (Kind::Kafka { topic, coding, .. }, true) if *coding != Coding::Plain => {
+                found = true;
+                match known {
+                    Some(known) => known.columns,
+                    None => super::topic_schema(topic, *coding, &options).await?,
+                }
+            }
             (Kind::Kafka { .. }, true) if cmd.file_type != "DEBEZIUM" => {
-                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
-                    .note("messages that come later may have others than those that are there")
-                    .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
+                return Err(undeclared(cmd, "messages that come later may have others than those that are there"));
             }
             (Kind::Pipe { .. }, true) => {
-                return Err(Error::sql(format!("the columns of {} must be declared", cmd.name))
-                    .note("a pipe cannot be looked at before it is read")
-                    .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name)));
+                return Err(undeclared(cmd, "a pipe cannot be looked at before it is read"));
             }
             (_, true) if cmd.file_type == "DEBEZIUM" => return Err(undeclared_envelopes(cmd)),
             (_, true) => {
@@ -336,14 +349,23 @@ impl StreamTable {
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),
             Kind::Pipe { path: None, format } => format!("{format:?} standard input ({columns})"),
             // Brokers move, a topic stays.
-            Kind::Kafka { topic, format } => {
-                let format = format.map_or("Raw".to_owned(), |format| format!("{format:?}"));
+            Kind::Kafka { topic, format, coding } => {
+                let format = match coding {
+                    Coding::Plain => format.map_or("Raw".to_owned(), |format| format!("{format:?}")),
+                    coding => format!("{coding:?}"),
+                };
                 format!("{format} topic '{}' ({columns})", topic.name)
             }
         };
         let history = self.history.as_ref().map_or(String::new(), |history| history.describe());
         table + &upkeep + &watermark.unwrap_or_default() + &history
     }
+}
+
+fn undeclared(cmd: &CreateExternalTable, why: &str) -> Error {
+    Error::sql(format!("the columns of {} must be declared", cmd.name))
+        .note(why)
+        .hint(format!("CREATE STREAM {} (column TYPE, …) …", cmd.name))
 }
 
 fn undeclared_envelopes(cmd: &CreateExternalTable) -> Error {
@@ -374,11 +396,11 @@ fn upkeep_of(cmd: &CreateExternalTable, options: &StreamOptions) -> Result<Optio
 fn check_topic(kind: &Kind, columns: &SchemaRef, options: &StreamOptions, upkeep: Option<&Upkeep>) -> Result<()> {
     let Kind::Kafka { format, .. } = kind else {
         return match &options.kafka {
-            KafkaOptions { start: Start::Earliest, group: None, client } if *client == ClientOptions::default() => {
-                Ok(())
-            }
-            _ => Err(Error::sql("the options start, group and kafka.… are of topics")
-                .hint("LOCATION 'kafka://host:9092/topic'")),
+            options if *options == KafkaOptions::default() => Ok(()),
+            _ => Err(Error::sql(
+                "the options start, group, schema_registry, schema_file, message and kafka.… are of topics",
+            )
+            .hint("LOCATION 'kafka://host:9092/topic'")),
         };
     };
     super::topic_columns(columns)?;
@@ -494,11 +516,22 @@ impl Kind {
             "JSON" | "DEBEZIUM" => Some(FileFormat::Json),
             "CSV" => Some(FileFormat::Csv),
             "RAW" => None,
+            // They become objects of JSON as they are read.
+            "AVRO" | "PROTOBUF" => Some(FileFormat::Json),
             other => {
                 return Err(Error::sql(format!("a topic cannot be STORED AS {other}"))
-                    .hint("its messages are JSON, CSV, DEBEZIUM or RAW"));
+                    .hint("its messages are JSON, CSV, AVRO, PROTOBUF, DEBEZIUM or RAW"));
             }
         };
+        let coding = match cmd.file_type.as_str() {
+            "AVRO" => Coding::Avro,
+            "PROTOBUF" => Coding::Protobuf,
+            _ => Coding::Plain,
+        };
+        if format != Some(FileFormat::Json) && options.kafka.registry.url.is_some() {
+            return Err(Error::sql(format!("values STORED AS {} have no schema in a registry", cmd.file_type))
+                .hint("STORED AS AVRO, PROTOBUF, JSON and DEBEZIUM may"));
+        }
         if !options.lines {
             return Err(Error::sql("a message is one object: newline_delimited says nothing of it"));
         }
@@ -511,7 +544,7 @@ impl Kind {
             return Err(Error::sql(format!("a message is one record of CSV, and {name} is of files"))
                 .hint("columns are declared, in the order of the fields"));
         }
-        Ok(Kind::Kafka { topic, format })
+        Ok(Kind::Kafka { topic, format, coding })
     }
 
     /// The kind that OPTIONS name, or the table's name.

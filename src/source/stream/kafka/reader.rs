@@ -18,11 +18,12 @@ use super::super::bad::{BadRecord, OnError};
 use super::super::decode::Decoder;
 use super::super::ops::{Says, Upkeep};
 use super::super::options::StreamOptions;
-use super::super::table::FileFormat;
+use super::super::table::{Coding, FileFormat};
 use super::super::text::TextReader;
 use super::super::{Read, StreamTable};
 use super::columns::{Beside, beside};
 use super::records::{Form, Keeps, Record, Records, Value};
+use super::schema::Schemas;
 use crate::change::with_columns;
 use crate::durable::Folder;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub(super) struct Reader {
     topic: String,
     text: TextReader,
     raw: bool,
+    /// What values are written in, where that is no text.
+    schemas: Option<Arc<Schemas>>,
     /// Reads what tombstones become, where the table has a key.
     deletes: Option<Decoder>,
     /// The names of the columns of the key, and true for those that are texts.
@@ -60,7 +63,7 @@ impl Reader {
     pub(super) fn new(
         table: &StreamTable,
         topic: &str,
-        format: Option<FileFormat>,
+        (format, coding): (Option<FileFormat>, Coding),
         wanted: &[usize],
         dead_letters: Option<Folder>,
     ) -> Result<Self> {
@@ -104,6 +107,7 @@ impl Reader {
         Ok(Self {
             topic: topic.to_owned(),
             raw: format.is_none(),
+            schemas: Schemas::of(coding, &options.kafka)?.map(Arc::new),
             key: key.collect(),
             deletes: deletes.transpose()?,
             ignores_tombstones: debezium,
@@ -128,7 +132,7 @@ impl Reader {
             keys: self.deletes.is_some() || wants(Beside::Key),
             headers: wants(Beside::Headers),
             form: match self.text.decoder.format {
-                _ if self.raw => Form::Raw,
+                _ if self.raw || self.schemas.is_some() => Form::Raw,
                 FileFormat::Csv => Form::Csv(Box::new(self.text.decoder.clone())),
                 _ => Form::Json,
             },
@@ -137,6 +141,10 @@ impl Reader {
 
     /// The rows of the records of one partition.
     pub(super) async fn read(&self, partition: i32, records: Records) -> Result<Read> {
+        let records = match &self.schemas {
+            Some(schemas) => records.in_json(schemas).await?,
+            None => records,
+        };
         let records = Arc::new(records);
         let mut read = Read::default();
         let mut at = 0;

@@ -10,6 +10,8 @@ use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Headers};
 
 use super::super::decode::Decoder;
+use super::schema::Schemas;
+use crate::error::Result;
 
 /// What is kept of a message beside its value.
 #[derive(Debug, Clone)]
@@ -152,6 +154,47 @@ impl Records {
         Value::At(start..self.text.len())
     }
 
+    /// The same with values that are objects of JSON, and keys, where they are in the same coding.
+    pub(super) async fn in_json(mut self, schemas: &Schemas) -> Result<Self> {
+        let bytes = std::mem::take(&mut self.text);
+        let of = |record: &Record| match &record.value {
+            Value::At(range) => Some(range.clone()),
+            _ => None,
+        };
+        let values: Vec<&[u8]> = self.all.iter().filter_map(of).map(|range| &bytes[range]).collect();
+        let mut lines = schemas.lines(&values).await?.into_iter();
+        for at in 0..self.all.len() {
+            let Some(range) = of(&self.all[at]) else { continue };
+            self.all[at].value = match lines.next() {
+                Some(Ok(line)) => self.value(&line, &Form::Json),
+                told => {
+                    let reason = told.and_then(std::result::Result::err).unwrap_or_default();
+                    Value::Bad(Box::new((hex(&bytes[range]), reason)))
+                }
+            };
+        }
+        self.keys_in_json(schemas).await?;
+        Ok(self)
+    }
+
+    async fn keys_in_json(&mut self, schemas: &Schemas) -> Result<()> {
+        let framed =
+            |record: &&mut Record, beside: &[u8]| record.key.clone().is_some_and(|range| schemas.heads(&beside[range]));
+        let mut beside = std::mem::take(&mut self.beside);
+        let keyed: Vec<&mut Record> = self.all.iter_mut().filter(|record| framed(record, &beside)).collect();
+        let keys: Vec<&[u8]> = keyed.iter().filter_map(|record| record.key.clone()).map(|key| &beside[key]).collect();
+        let lines = schemas.lines(&keys).await?;
+        for (record, line) in keyed.into_iter().zip(lines) {
+            if let Ok(line) = line {
+                let start = beside.len();
+                beside.extend_from_slice(&line);
+                record.key = Some(start..beside.len());
+            }
+        }
+        self.beside = beside;
+        Ok(())
+    }
+
     /// Takes those before an offset.
     pub(super) fn split_to(&mut self, offset: i64) -> Self {
         let count = self.all.partition_point(|record| record.offset < offset);
@@ -180,6 +223,10 @@ impl Records {
             .collect();
         taken
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn text_start(record: &Record) -> Option<usize> {
