@@ -41,7 +41,9 @@ elif command == "cut":
     # What is before an offset goes.
     done(admin.delete_records([TopicPartition(rest[0], int(rest[1]), int(rest[2]))]))
 elif command == "write":
-    producer = Producer(config)
+    # Compressed, if it is said how.
+    codec = rest[1] if len(rest) > 1 else "none"
+    producer = Producer({**config, "compression.type": codec, "linger.ms": 200})
     for line in sys.stdin:
         send(producer, rest[0], line)
     producer.flush()

@@ -77,6 +77,27 @@ fn a_topic_is_read_from_where_it_was_left() {
 }
 
 #[test]
+fn compressed_messages_are_read() {
+    let broker = Broker::start();
+    let place = Place::new();
+    broker.run(&["create", "t", "1"], "");
+    for (at, codec) in ["gzip", "snappy", "lz4", "zstd"].into_iter().enumerate() {
+        let from = at as u64 * 500;
+        broker.run(&["write", "t", codec], &numbers(from..from + 500, 1));
+    }
+    place.write(
+        "p.sql",
+        format!(
+            "CREATE STREAM t (n BIGINT) STORED AS JSON LOCATION '{}';
+             COPY (SELECT count(DISTINCT n) AS n, sum(n) AS s FROM t) TO 'sum.csv';",
+            broker.location("t")
+        ),
+    );
+    once(&place).data();
+    assert_eq!(place.read("sum.csv"), "n,s\n2000,1999000\n");
+}
+
+#[test]
 fn only_what_was_committed_is_read() {
     let broker = Broker::start();
     let place = Place::new();

@@ -131,6 +131,53 @@ fn a_pipeline_has_its_state_in_a_bucket() {
 }
 
 #[test]
+#[cfg(feature = "delta")]
+fn a_delta_table_in_a_bucket_holds_the_answer() {
+    let (server, place) = (Server::start(), Place::new());
+    place.write(
+        "p.sql",
+        "CREATE STREAM t (id BIGINT) STORED AS JSON LOCATION 'in/' OPTIONS ('max_files_per_epoch' '1');
+         CREATE EXTERNAL TABLE agg (g BIGINT, n BIGINT, s BIGINT, PRIMARY KEY (g)) STORED AS DELTA
+             LOCATION 's3://lake/agg' OPTIONS ('compact_every' '4');
+         CREATE EXTERNAL TABLE ids (id BIGINT) STORED AS DELTA LOCATION 's3://lake/ids';
+         INSERT INTO agg SELECT id % 3, count(*), sum(id) FROM t GROUP BY id % 3;
+         INSERT INTO ids SELECT id FROM t;",
+    );
+    let args = ["query", "p.sql", "--quiet", "--state", "s3://lake/state-of-delta"];
+    let once = || Ran::from(server.command(&place, &[&args[..], &["--once"]].concat()).output().expect("runs"));
+    input(&place, 0);
+    once().data();
+    for number in 1..6 {
+        input(&place, number);
+        let mut child = server.command(&place, &args).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(200 * number));
+        child.kill().expect("kills");
+        child.wait().expect("ends");
+    }
+    once().data();
+    let expected = server.sql(&place, "SELECT count(*) AS n, sum(id) AS s FROM 'in/'").data();
+    for sql in [
+        "SELECT sum(n) AS n, sum(s) AS s FROM 's3://lake/agg/'",
+        "SELECT count(*) AS n, sum(id) AS s FROM 's3://lake/ids/'",
+    ] {
+        assert_eq!(server.sql(&place, sql).data(), expected, "{sql}");
+    }
+    // What changes there is followed.
+    place.write(
+        "f.sql",
+        "CREATE STREAM agg STORED AS DELTA LOCATION 's3://lake/agg';
+         COPY (SELECT sum(n) AS n, sum(s) AS s FROM agg) TO 'sums.csv';",
+    );
+    let follow = || Ran::from(server.command(&place, &["query", "f.sql", "--once", "--quiet"]).output().expect("runs"));
+    follow().data();
+    assert_eq!(place.read("sums.csv"), expected);
+    input(&place, 6);
+    once().data();
+    follow().data();
+    assert_eq!(place.read("sums.csv"), server.sql(&place, "SELECT count(*) AS n, sum(id) AS s FROM 'in/'").data());
+}
+
+#[test]
 fn of_two_pipelines_on_one_bucket_one_is_turned_away() {
     let (server, place) = (Server::start(), Place::new());
     place.write("p.sql", PIPELINE);

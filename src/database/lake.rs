@@ -155,6 +155,11 @@ impl Lake {
         percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned()
     }
 
+    /// True if it is a local folder, or none, and no table.
+    pub fn lacks_log(&self) -> bool {
+        self.url.to_file_path().is_ok_and(|path| !path.join("_delta_log").is_dir())
+    }
+
     /// True if it is a local folder that is not there.
     pub(super) fn is_missing(&self) -> bool {
         self.url.to_file_path().is_ok_and(|path| !path.exists())

@@ -5,6 +5,7 @@
 
 mod filter;
 mod follow;
+mod tls;
 mod values;
 
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt, pin_mut};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use super::{Address, Connection, EPOCHS, Found, Query, SinkName, create_sql, name_list, quoted};
+use tls::Tls;
+
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
@@ -47,7 +50,8 @@ pub(super) struct Postgres {
 /// Connects, and sets how values are written.
 async fn client(address: &Address) -> Result<Client> {
     let wrong = || Error::sql(format!("{address} is no URL of a Postgres database"));
-    let url = address.url().ok_or_else(wrong)?;
+    let mut url = address.url().ok_or_else(wrong)?.clone();
+    let tls = Tls::of(&mut url)?;
     let mut config: Config = url.as_str().parse().map_err(|error| wrong().note(format!("{error}")))?;
     if let Some(password) = address.password()? {
         config.password(password);
@@ -56,7 +60,9 @@ async fn client(address: &Address) -> Result<Client> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(PATIENCE);
     }
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| unreachable(address, &error))?;
+    config.ssl_mode(tls.mode);
+    let connected = config.connect(tls.connector()?).await;
+    let (client, connection) = connected.map_err(|error| unreachable(address, &error))?;
     // It ends with the client; what went wrong is told where an answer is awaited.
     tokio::spawn(async { drop(connection.await) });
     client.batch_execute(SESSION).await.map_err(|error| failed(address, &error))?;

@@ -44,6 +44,13 @@ pub(super) async fn scan(
     Ok(Arc::new(ProjectionExec::try_new(exprs, plan)?))
 }
 
+/// The Delta table in that folder.
+pub fn lake_at(folder: &str, state: &SessionState) -> Result<Lake> {
+    let url = Lake::url_of(folder)?;
+    let store = Stores::durable(&url)?;
+    Lake::new(url, store, Arc::clone(state.runtime_env()), &HashMap::new())
+}
+
 /// The Delta table that a name in FROM means: a folder's, or `t VERSION AS OF 3`; nothing if it means none.
 pub async fn delta_table(state: &SessionState, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
     if let Some(table) = table_of_version(state, name).await? {
@@ -66,9 +73,7 @@ async fn table_in_folder(state: &SessionState, text: &str) -> Result<Option<Data
     if store.list(Some(&log)).next().await.is_none() {
         return Ok(None);
     }
-    let url = location.url.get_url();
-    let lake = Lake::new(url.clone(), Stores::durable(url)?, Arc::clone(state.runtime_env()), &HashMap::new())?;
-    DatabaseTable::found(Address::of_lake(lake)).await
+    DatabaseTable::found(Address::of_lake(lake_at(location.url.as_str(), state)?)).await
 }
 
 /// The table that `t VERSION AS OF 3` names, as [`VERSIONS`] spells it; nothing if `name` is no such name.

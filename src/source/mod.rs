@@ -32,7 +32,7 @@ pub use call::table_for_call;
 pub use database::DatabaseTable;
 pub use diagnose::explain_scan_error;
 #[cfg(feature = "delta")]
-pub use lake::delta_table;
+pub use lake::{delta_table, lake_at};
 pub use location::{DATA_ENDINGS, FileKind, Location};
 pub use rejects::Rejects;
 pub use stores::Stores;

@@ -243,9 +243,9 @@ fn open_alone(
             Ok(Box::new(postgres::Postgres::new(address, table.columns(), columns, upkeep, limits)?))
         }
         #[cfg(feature = "delta")]
-        table::Kind::Delta(lake) => {
+        table::Kind::Delta { lake, history } => {
             let changes = table.upkeep().is_some();
-            Ok(Box::new(lake::Delta::new(lake, table.columns(), columns, changes, options.limits)?))
+            Ok(Box::new(lake::Delta::new((lake, *history), table.columns(), columns, changes, options.limits)?))
         }
         table::Kind::Nexmark(kind) => Ok(Box::new(nexmark::Nexmark::new(*kind, schema, options))),
         table::Kind::Files { location, format } => {
@@ -274,8 +274,16 @@ fn topic_source(
     Ok(Box::new(kafka::Kafka::new(table, topic, format, columns, dead_letters)?))
 }
 
-/// The columns of a topic's values, as their newest schema has them.
-async fn topic_schema(topic: &Topic, coding: table::Coding, options: &StreamOptions) -> Result<SchemaRef> {
+/// The columns of a topic's values: those that were found before, or those of their newest schema.
+async fn topic_schema(
+    topic: &Topic,
+    coding: table::Coding,
+    options: &StreamOptions,
+    known: Option<Look>,
+) -> Result<SchemaRef> {
+    if let Some(known) = known {
+        return Ok(known.columns);
+    }
     #[cfg(feature = "kafka")]
     return kafka::columns_of(topic, coding, options).await;
     #[cfg(not(feature = "kafka"))]

@@ -271,8 +271,12 @@ const FOLLOWING: &str = "
     COPY (SELECT count(*) AS n, sum(v) AS s FROM t) TO 'total.parquet';";
 
 /// What the library of others does to a table.
+fn by_others_at(place: &Place, table: &str, what: &str) {
+    python(place, &format!("import deltalake, pyarrow as pa\nt = deltalake.DeltaTable('{table}')\n{what}\n{LEAVE}"));
+}
+
 fn by_others(place: &Place, what: &str) {
-    python(place, &format!("import deltalake, pyarrow as pa\nt = deltalake.DeltaTable('lake/t')\n{what}\n{LEAVE}"));
+    by_others_at(place, "lake/t", what);
 }
 
 fn following(place: &Place, failpoints: &str) -> Ran {
@@ -359,4 +363,36 @@ deltalake.write_deltalake('lake/t', pa.table({{'ts': ts, 'v': [1, 1]}}), mode='a
     by_others(&place, "t.delete('v = 1')");
     let told = following(&place, "").error(1);
     assert!(told.contains("deletes or changes rows"), "{told}");
+}
+
+#[test]
+fn a_lake_is_the_history_of_a_stream() {
+    let place = Place::new();
+    place
+        .sql(
+            "CREATE EXTERNAL TABLE h (id BIGINT, f BIGINT) STORED AS DELTA LOCATION 'lake/h' PARTITIONED BY (f);
+         INSERT INTO h SELECT value AS id, value % 3 AS f FROM range(0, 100) AS t(value);",
+        )
+        .data();
+    for (name, seam, rows) in [("up", "UP TO id < 60", "120,7140\n"), ("by", "DEDUPLICATE BY (id)", "120,7140\n")] {
+        let lines =
+            |range: std::ops::Range<u64>| range.map(|id| format!("{{\"id\":{id},\"f\":9}}\n")).collect::<String>();
+        place.write(&format!("{name}/a.json"), lines(50..110));
+        place.write(
+            "p.sql",
+            format!(
+                "CREATE STREAM ev (id BIGINT, f BIGINT, more VARCHAR) STORED AS JSON LOCATION '{name}/'
+                     BACKFILL FROM 'lake/h/' {seam};
+                 COPY (SELECT count(*) AS n, sum(id) AS s FROM ev) TO '{name}.csv';"
+            ),
+        );
+        let run = || place.run(&["query", "p.sql", "--once", "--quiet", "--state", &format!("state/{name}")]);
+        run().data();
+        place.sql("CREATE EXTERNAL TABLE h STORED AS DELTA LOCATION 'lake/h'; INSERT INTO h VALUES (-5, 0)").data();
+        place.write(&format!("{name}/b.json"), lines(110..120));
+        run().data();
+        assert_eq!(place.read(&format!("{name}.csv")), format!("n,s\n{rows}"), "{seam}");
+        // For the next: as it was.
+        by_others_at(&place, "lake/h", "t.restore(1)");
+    }
 }

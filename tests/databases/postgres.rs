@@ -218,3 +218,26 @@ fn a_password_is_seen_nowhere() {
         assert!(!bytes.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes()), "{name}");
     }
 }
+
+#[test]
+fn connections_are_encrypted_as_the_url_says() {
+    let (server, plain, place) = (Server::start_encrypted(), Server::start(), Place::new());
+    let view = "CREATE VIEW enc AS SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    server.run(view);
+    plain.run(view);
+    let ask = |server: &Server, query: &str| {
+        let table = server.table("enc").replace("/postgres'", &format!("/postgres{query}'"));
+        sql(&place, &format!("CREATE EXTERNAL TABLE enc {table}; SELECT ssl FROM enc"))
+    };
+    for (query, encrypted) in [("", true), ("?sslmode=disable", false), ("?sslmode=require", true)] {
+        assert_eq!(ask(&server, query).data(), format!("ssl\n{encrypted}\n"), "{query}");
+    }
+    let authority = format!("?sslmode=verify-full&sslrootcert={}", server.authority().display());
+    assert_eq!(ask(&server, &authority).data(), "ssl\ntrue\n");
+    let told = ask(&server, "?sslmode=verify-full").error(1);
+    assert!(told.contains("certificate"), "{told}");
+    assert_eq!(ask(&plain, "").data(), "ssl\nfalse\n");
+    let told = ask(&plain, "?sslmode=require").error(1);
+    assert!(told.contains("TLS") || told.contains("encrypt"), "{told}");
+    assert!(ask(&plain, "?sslmode=perhaps").error(2).contains("verify-full"));
+}

@@ -17,7 +17,7 @@ pub(super) const PASSWORD: &str = "canary-7f3a";
 
 /// A running server.
 pub(super) struct Server {
-    _folder: TempDir,
+    folder: TempDir,
     process: Child,
     port: u16,
 }
@@ -41,13 +41,40 @@ fn as_user(program: &Path) -> Command {
     command
 }
 
+/// Makes an authority, and a certificate of 127.0.0.1 that it has signed.
+const CERTIFICATES: &str = "
+    set -e
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+    openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr
+    printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE' > names
+    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem
+    chmod 600 server.key; chmod 644 ca.pem server.pem";
+
 impl Server {
     pub(super) fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    /// One that encrypts, with a certificate by `ca.pem` of its folder.
+    pub(super) fn start_encrypted() -> Self {
+        Self::start_as(true)
+    }
+
+    /// The certificate of the authority.
+    pub(super) fn authority(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    fn start_as(encrypts: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let pass = folder.path().join("password");
         std::fs::write(&pass, PASSWORD).expect("writes");
         let data = folder.path().join("data");
         std::fs::create_dir(&data).expect("a folder");
+        if encrypts {
+            let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder.path()).output().expect("sh");
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
         let all = format!("chmod 755 {0}; chown -R postgres {0} 2>/dev/null; true", folder.path().display());
         assert!(Command::new("sh").args(["-c", &all]).status().expect("sh").success());
         let mut init = as_user(&programs().join("initdb"));
@@ -59,8 +86,13 @@ impl Server {
         let mut run = as_user(&programs().join("postgres"));
         run.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k"]).arg(folder.path());
         run.args(["-c", "wal_level=logical", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]);
+        if encrypts {
+            let file = |name: &str| folder.path().join(name).display().to_string();
+            run.args(["-c", "ssl=on", "-c", &format!("ssl_cert_file={}", file("server.pem"))]);
+            run.args(["-c", &format!("ssl_key_file={}", file("server.key"))]);
+        }
         let process = run.current_dir(folder.path()).stderr(Stdio::null()).spawn().expect("starts");
-        let this = Self { _folder: folder, process, port };
+        let this = Self { folder, process, port };
         let begun = Instant::now();
         while !this.psql("SELECT 1").output().expect("psql").status.success() {
             assert!(begun.elapsed() < Duration::from_secs(30), "the server does not answer");

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, SchemaRef};
-use datafusion::common::Column;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, cast};
+use datafusion::logical_expr::{Expr, cast, lit};
 use datafusion::prelude::SessionContext;
 use deltalake_core::DeltaTable;
 use deltalake_core::delta_datafusion::FileSelection;
@@ -132,7 +132,7 @@ impl LakeFollower {
         Ok(Some(commit))
     }
 
-    /// The rows that a version has of these files, in these columns.
+    /// The rows that a version has of these files, in these columns; a column that it lacks is NULL.
     pub async fn rows(&self, version: u64, files: &[LakeFile], columns: &SchemaRef) -> Result<Vec<RecordBatch>> {
         if files.is_empty() {
             return Ok(Vec::new());
@@ -141,8 +141,12 @@ impl LakeFollower {
         let adds = files.iter().map(|file| Add { path: file.path.clone(), ..Add::default() });
         let provider = table.table_provider().with_file_selection(FileSelection::from_adds(adds)).await;
         let provider = provider.map_err(|error| Error::from(error).note(format!("of {}", self.lake)))?;
+        let there = provider.schema();
         let column = |field: &Arc<Field>| {
-            let column = Expr::Column(Column::from_name(field.name()));
+            let column = match there.index_of(field.name()) {
+                Ok(_) => Expr::Column(Column::from_name(field.name())),
+                Err(_) => lit(ScalarValue::Null),
+            };
             cast(column, field.data_type().clone()).alias(field.name())
         };
         let columns = columns.fields().iter().map(column).collect::<Vec<_>>();

@@ -64,7 +64,7 @@ impl History {
         let by = by.iter().flat_map(|by| by.split('\n')).map(find).collect::<Result<Vec<_>>>()?;
         let upkeep = upkeep.map(Upkeep::of_history);
         let history =
-            Self { table: StreamTable::of_history(from, columns, options, upkeep)?, up_to: up_to.clone(), by };
+            Self { table: StreamTable::of_history(from, columns, options, upkeep, state)?, up_to: up_to.clone(), by };
         if let Some(state) = state {
             history.seam(&(0..columns.fields().len()).collect::<Vec<_>>(), columns, state)?;
         }

@@ -44,6 +44,8 @@ pub(super) struct Delta {
     /// The columns that are read.
     columns: SchemaRef,
     changes: bool,
+    /// The version that was there first is all that is wanted.
+    history: bool,
     limits: Limits,
     position: Position,
     /// The newest version when it was asked last, and the rows that wait there.
@@ -53,8 +55,9 @@ pub(super) struct Delta {
 }
 
 impl Delta {
+    /// `history`: the version that is there first is all that is wanted.
     pub(super) fn new(
-        lake: &Lake,
+        (lake, history): (&Lake, bool),
         table: &SchemaRef,
         columns: &[usize],
         changes: bool,
@@ -68,6 +71,7 @@ impl Delta {
             schema: Arc::new(Schema::new(fields.iter().cloned().chain(op).collect::<Vec<_>>())),
             columns: Arc::new(Schema::new(fields)),
             changes,
+            history,
             limits,
             position: Position::default(),
             newest: 0,
@@ -98,6 +102,9 @@ impl Delta {
     /// The part of the first version that an epoch takes.
     async fn next_of_files(&mut self) -> Result<OffsetRange> {
         let version = match self.position.first {
+            0 if !self.follower.is_there().await? => {
+                return Err(Error::query(format!("there is no Delta table in {}", self.lake)));
+            }
             0 => self.follower.newest(0).await?,
             first => first - 1,
         };
@@ -185,6 +192,7 @@ impl Source for Delta {
 
     async fn next(&mut self, _now_micros: i64) -> Result<OffsetRange> {
         match self.position.whole {
+            true if self.history => Ok(OffsetRange::Files(Vec::new())),
             true => self.next_of_commits().await,
             false => self.next_of_files().await,
         }
@@ -229,7 +237,11 @@ impl Source for Delta {
     fn waiting(&self) -> Waiting {
         // A commit's rows are not known before it is looked at.
         let commits = self.newest.saturating_sub(self.position.version);
-        Waiting { bytes: if self.position.whole { commits } else { 0 }, rows: None, since_micros: None }
+        Waiting {
+            bytes: if self.position.whole && !self.history { commits } else { 0 },
+            rows: None,
+            since_micros: None,
+        }
     }
 
     fn position(&self) -> serde_json::Value {

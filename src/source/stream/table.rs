@@ -7,6 +7,7 @@
 mod database;
 #[cfg(feature = "delta")]
 mod lake;
+mod past;
 mod watermark;
 
 use std::collections::HashMap;
@@ -92,9 +93,12 @@ pub(super) enum Kind {
     /// A table of Postgres, whose changes are followed.
     #[cfg(feature = "postgres")]
     Postgres(Box<Address>),
-    /// A Delta table, whose commits are followed.
+    /// A Delta table, whose commits are followed, unless it is what comes before a stream.
     #[cfg(feature = "delta")]
-    Delta(Box<Lake>),
+    Delta {
+        lake: Box<Lake>,
+        history: bool,
+    },
 }
 
 /// What was found of a growing table in what was there.
@@ -170,10 +174,7 @@ impl StreamTable {
             }
             (Kind::Kafka { topic, coding, .. }, true) if *coding != Coding::Plain => {
                 found = true;
-                match known {
-                    Some(known) => known.columns,
-                    None => super::topic_schema(topic, *coding, &options).await?,
-                }
+                super::topic_schema(topic, *coding, &options, known).await?
             }
             (Kind::Kafka { .. }, true) if cmd.file_type != "DEBEZIUM" => {
                 return Err(undeclared(cmd, "messages that come later may have others than those that are there"));
@@ -210,34 +211,6 @@ impl StreamTable {
         let session = state.as_any().downcast_ref::<SessionState>();
         let history = History::of(&options, &columns, upkeep.as_ref(), session)?.map(Box::new);
         Ok(Self { kind, columns, options, found, upkeep, watermark, history })
-    }
-
-    /// The files of a history, with the columns of its stream.
-    pub(super) fn of_history(
-        from: &str,
-        columns: &SchemaRef,
-        options: &StreamOptions,
-        upkeep: Option<Upkeep>,
-    ) -> Result<Self> {
-        let Some(kind) = FileKind::of(from) else {
-            return Err(Error::sql(format!("the format of the history '{from}' is not known"))
-                .hint("name its files: BACKFILL FROM 'folder/*.parquet'"));
-        };
-        let format = match kind.format() {
-            "PARQUET" => FileFormat::Parquet,
-            "CSV" => FileFormat::Csv,
-            "ARROW" => FileFormat::Arrow,
-            "AVRO" => FileFormat::Avro,
-            _ => FileFormat::Json,
-        };
-        let mut own = StreamOptions { on_error: options.on_error, ..StreamOptions::default() };
-        own.dead_letter.clone_from(&options.dead_letter);
-        if kind.ending == "tsv" {
-            own.dialect.delimiter = b'\t';
-        }
-        let kind = Kind::Files { location: Box::new(Location::parse(from)?), format };
-        let (columns, watermark, history) = (Arc::clone(columns), None, None);
-        Ok(Self { kind, columns, options: own, found: false, upkeep, watermark, history })
     }
 
     /// What comes before the stream.
@@ -343,7 +316,7 @@ impl StreamTable {
             #[cfg(feature = "postgres")]
             Kind::Postgres(address) => format!("POSTGRES {address:?} ({columns})"),
             #[cfg(feature = "delta")]
-            Kind::Delta(lake) => format!("DELTA {lake} ({columns})"),
+            Kind::Delta { lake, .. } => format!("DELTA {lake} ({columns})"),
             Kind::Files { location, format } => format!("{format:?} '{}' ({columns})", location.url),
             Kind::Follow { path, format } => format!("{format:?} '{}' ({columns})", path.display()),
             Kind::Pipe { path: Some(path), format } => format!("{format:?} pipe '{}' ({columns})", path.display()),

@@ -65,7 +65,7 @@ impl StreamTable {
         upkeep.as_ref().map_or(Ok(()), |upkeep| upkeep.check(&columns, watermark.is_some())).map_err(|error| {
             error.note("a Delta table whose rows only come says so: OPTIONS ('append_only' 'true'), or its property delta.appendOnly")
         })?;
-        let kind = Kind::Delta(Box::new(lake));
+        let kind = Kind::Delta { lake: Box::new(lake), history: false };
         Ok(Self { kind, columns, options, found: true, upkeep, watermark, history: None })
     }
 }
