@@ -7,7 +7,7 @@ mod changes;
 #[cfg(feature = "delta")]
 mod delta;
 mod postgres;
-mod server;
+pub(crate) mod server;
 mod sqlite;
 
 use std::process::{Command, Stdio};

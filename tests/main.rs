@@ -27,6 +27,7 @@ mod kill;
 mod law;
 mod memory;
 mod nan;
+mod network;
 mod nexmark;
 mod object_store;
 mod overflow;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Place, Ran};
 
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Drop for Server {
@@ -24,7 +24,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let home = std::path::PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/fuse/venv");
         let venv = std::env::var_os("FUSE_TEST_VENV").map_or(home, Into::into);
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
@@ -51,12 +51,12 @@ impl Server {
         Ok(answer)
     }
 
-    fn sql(&self, place: &Place, sql: &str) -> Ran {
+    pub(crate) fn sql(&self, place: &Place, sql: &str) -> Ran {
         Ran::from(self.command(place, &["query", "--format", "csv", "-c", sql]).output().expect("the program runs"))
     }
 
     /// The program with what it needs to reach the server.
-    fn command(&self, place: &Place, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, place: &Place, args: &[&str]) -> Command {
         let mut command = place.command(args);
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "a-secret").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)).env("AWS_ALLOW_HTTP", "true");
@@ -128,6 +128,16 @@ fn a_pipeline_has_its_state_in_a_bucket() {
     let inspected = server.command(&place, &["inspect", "s3://lake/state", "--format", "json"]).output().expect("runs");
     let inspected = Ran::from(inspected).data();
     assert!(inspected.contains("\"committed_epoch\""), "{inspected}");
+}
+
+#[test]
+fn a_folder_in_a_bucket_is_a_table() {
+    let (server, place) = (Server::start(), Place::new());
+    let table = "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS PARQUET LOCATION 's3://lake/table/';";
+    server.sql(&place, &format!("{table} INSERT INTO t VALUES (1), (2)")).data();
+    server.sql(&place, &format!("{table} INSERT INTO t SELECT 3")).data();
+    server.sql(&place, "COPY (SELECT 'other') TO 's3://lake/table/x.csv'").data();
+    assert_eq!(server.sql(&place, &format!("{table} SELECT count(*) AS n, sum(id) AS s FROM t")).data(), "n,s\n3,6\n");
 }
 
 #[test]

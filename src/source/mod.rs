@@ -5,6 +5,7 @@
 
 mod arrow_scan;
 mod call;
+mod created;
 mod csv_format;
 mod csv_scan;
 mod database;
@@ -29,6 +30,7 @@ mod table;
 mod topic;
 
 pub use call::table_for_call;
+pub use created::FileTableFactory;
 pub use database::DatabaseTable;
 pub use diagnose::explain_scan_error;
 #[cfg(feature = "delta")]
@@ -36,5 +38,5 @@ pub use lake::{delta_table, lake_at};
 pub use location::{DATA_ENDINGS, FileKind, Location};
 pub use rejects::Rejects;
 pub use stores::Stores;
-pub use table::{FileTableFactory, register_formats, table_for_path};
+pub use table::{register_formats, table_for_path};
 pub use topic::TopicTable;

@@ -1,39 +1,34 @@
 //! Tables over files.
 //!
-//! Enters: `FROM 'path'` or CREATE EXTERNAL TABLE. Leaves: DataFusion's ListingTable over the files, or
+//! Enters: the path of `FROM 'path'`, and what a call or statement wishes. Leaves: DataFusion's ListingTable over the files, or
 //! a union of several where CSV headers differ. Always holds: the format is known from the ending or
 //! from STORED AS; columns match by name; partition columns are typed.
 
-use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{Cursor, Read};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use async_trait::async_trait;
-use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::datasource::listing_table_factory::ListingTableFactory;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{CreateExternalTable, LogicalPlanBuilder, cast, col, lit};
+use datafusion::logical_expr::{LogicalPlanBuilder, cast, col, lit};
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::file_format::{FuseFormatFactory, IGNORE_UNKNOWN, fuse_format};
+use super::created::FileTableFactory;
+use super::file_format::{FuseFormatFactory, fuse_format};
 use super::infer::{self, Group};
 use super::location::Listed;
-use super::look::look_for_stream;
-use super::stream::{NetTable, StreamFactory, StreamTable};
-use super::topic::TopicTable;
+use super::stream::StreamFactory;
 use super::{DATA_ENDINGS, FileKind, Location, Rejects};
 use crate::config::NULL_FOLDER;
 use crate::error::{Error, Result, near_name, unknown_format};
-use crate::folder::FolderTable;
-use crate::format::csv::{Dialect, canonical_option};
+use crate::format::csv::Dialect;
 
 /// The formats that CREATE EXTERNAL TABLE … STORED AS knows.
 const FORMATS: [&str; 5] = ["PARQUET", "CSV", "JSON", "ARROW", "AVRO"];
@@ -248,7 +243,7 @@ pub(super) struct Found {
     /// The columns of all, by name.
     schema: SchemaRef,
     /// True if the groups are read by themselves and united.
-    united: bool,
+    pub(super) united: bool,
 }
 
 /// The columns of all files together; those of text files in which no value was seen are text.
@@ -389,7 +384,7 @@ impl Found {
     }
 
     /// A table for each group, all united by name.
-    fn union(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
+    pub(super) fn union(&self, state: &SessionState) -> Result<Arc<dyn TableProvider>> {
         let mut all: Option<LogicalPlanBuilder> = None;
         for group in &self.groups {
             let root = self.location.url.object_store();
@@ -436,7 +431,7 @@ fn percent_path(path: &object_store::path::Path) -> String {
     utf8_percent_encode(path.as_ref(), KEPT).to_string()
 }
 
-fn table(
+pub(super) fn table(
     state: &SessionState,
     urls: Vec<ListingTableUrl>,
     options: ListingOptions,
@@ -447,149 +442,9 @@ fn table(
     Ok(Arc::new(ListingTable::try_new(config)?.with_cache(cache)))
 }
 
-/// CREATE EXTERNAL TABLE over files: DataFusion's own factory, given columns that fuse has inferred.
-#[derive(Debug, Default)]
-pub struct FileTableFactory {
-    inner: ListingTableFactory,
-}
-
-#[async_trait]
-impl TableProviderFactory for FileTableFactory {
-    async fn create(&self, state: &dyn Session, cmd: &CreateExternalTable) -> DfResult<Arc<dyn TableProvider>> {
-        let Some(session) = state.as_any().downcast_ref::<SessionState>() else {
-            return self.inner.create(state, cmd).await;
-        };
-        if cmd.unbounded {
-            return Ok(Arc::new(StreamTable::create(state, cmd, look_for_stream(session, cmd)).await?));
-        }
-        if let Some(table) = TopicTable::create(cmd)? {
-            return Ok(Arc::new(table));
-        }
-        if cmd.file_type == "RAW" {
-            return Err(unknown_format("RAW").note("messages of a topic can be STORED AS RAW").into());
-        }
-        if let Some(table) = NetTable::at_rest(session, cmd, look_for_stream(session, cmd)).await? {
-            return Ok(Arc::new(table));
-        }
-        let mut cmd = cmd.clone();
-        if let Some(ready) = prepare(session, &mut cmd).await? {
-            return Ok(ready);
-        }
-        let table = self.inner.create(state, &cmd).await?;
-        Ok(match (table.as_ref() as &dyn Any).downcast_ref::<ListingTable>() {
-            Some(listing) if !listing.options().table_partition_cols.is_empty() => {
-                Arc::new(FolderTable::new(listing.clone(), cmd.schema.as_arrow()))
-            }
-            _ => table,
-        })
-    }
-}
-
-/// Fills in the columns, and the glob that keeps other files out; or gives the finished table.
-async fn prepare(state: &SessionState, cmd: &mut CreateExternalTable) -> Result<Option<Arc<dyn TableProvider>>> {
-    let declared = !cmd.schema.fields().is_empty();
-    if cmd.file_type == "JSON" && declared {
-        // Who names the columns may leave some out.
-        cmd.options.entry(IGNORE_UNKNOWN.to_owned()).or_insert_with(|| "true".to_owned());
-    }
-    let format = create_format(state, &cmd.file_type, &cmd.options)?;
-    let infer_partitions = state.config_options().execution.listing_table_factory_infer_partitions;
-    let partitioned = infer_partitions || !cmd.table_partition_cols.is_empty();
-    let mut inferred: Option<SchemaRef> = None;
-    for text in &mut cmd.locations {
-        let location = Location::parse(text)?;
-        let folder = location.url.is_collection() && location.url.get_glob().is_none();
-        let store = state.runtime_env().object_store(&location.url)?;
-        let Listed { mut files, seen } = location.files(state).await?;
-        if files.is_empty() && !(declared && folder) {
-            return Err(location.missing(store.as_ref()).await);
-        }
-        if folder {
-            let suffix = format!(".{}", format.get_ext());
-            if files.is_empty() || files.iter().any(|file| file.location.as_ref().ends_with(&suffix)) {
-                files.retain(|file| file.location.as_ref().ends_with(&suffix));
-                text.push_str(if text.ends_with('/') { "*" } else { "/*" });
-                text.push_str(&suffix);
-            }
-        }
-        if declared {
-            if let Some(first) = files.iter().find(|file| file.size > 0) {
-                let declared = Arc::clone(cmd.schema.inner());
-                sniff_declared(store.as_ref(), first, &format, &declared, &mut cmd.options).await?;
-            }
-            continue;
-        }
-        files.retain(|file| file.size > 0);
-        if files.is_empty() {
-            return Err(Error::query(format!("'{text}' is empty: it has no header and no rows")));
-        }
-        let wishes = Wishes { unpartitioned: !partitioned, ..Wishes::default() };
-        let listed = Listed { files, seen };
-        let found = Found::look(state, &store, location, Arc::clone(&format), listed, &wishes).await?;
-        if found.united {
-            return Ok(Some(found.union(state)?));
-        }
-        if let Some(dialect) = found.dialect() {
-            add_found(dialect, &mut cmd.options);
-        }
-        let schema = found.with_partitions(&mut cmd.table_partition_cols);
-        if inferred.as_ref().is_some_and(|known| *known != schema) {
-            return Err(Error::query(format!("'{text}' has other columns than the locations before it"))
-                .hint("make a table of each and unite them: SELECT * FROM a UNION ALL BY NAME SELECT * FROM b"));
-        }
-        inferred = Some(schema);
-    }
-    if let Some(schema) = inferred {
-        cmd.schema = Arc::new(DFSchema::try_from(schema)?);
-    }
-    known_columns(cmd)?;
-    Ok(None)
-}
-
-/// Looks how the records of a CSV file are written whose columns are declared.
-async fn sniff_declared(
-    store: &dyn ObjectStore,
-    file: &ObjectMeta,
-    format: &Arc<dyn FileFormat>,
-    declared: &SchemaRef,
-    options: &mut HashMap<String, String>,
-) -> Result<()> {
-    let Some(format) = fuse_format(format.as_ref()).filter(|format| format.csv().is_some()) else { return Ok(()) };
-    let found = format.sniff(store, file).await?;
-    // Where the columns found are not those declared, the file is not what it seems.
-    if found.schema.fields().len() == declared.fields().len() {
-        add_found(&found.dialect, options);
-    }
-    Ok(())
-}
-
-/// Adds what was found in a file to what the user has set.
-fn add_found(dialect: &Dialect, options: &mut HashMap<String, String>) {
-    let set: HashSet<String> =
-        options.keys().map(|key| canonical_option(key.strip_prefix("format.").unwrap_or(key)).to_owned()).collect();
-    for (name, value) in dialect.found_options() {
-        if !set.contains(name) {
-            options.insert(format!("format.{name}"), value);
-        }
-    }
-}
-
-/// PARTITIONED BY and WITH ORDER name columns of the table.
-fn known_columns(cmd: &CreateExternalTable) -> Result<()> {
-    let ordered = cmd.order_exprs.iter().flatten().flat_map(|sort| sort.expr.column_refs()).map(|column| &column.name);
-    for name in cmd.table_partition_cols.iter().chain(ordered) {
-        if cmd.schema.field_with_unqualified_name(name).is_err() {
-            let names: Vec<&str> = cmd.schema.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(Error::sql(format!("no column named {name}"))
-                .note(format!("the columns here are {}", names.join(", "))));
-        }
-    }
-    Ok(())
-}
-
 impl Found {
     /// The columns of the files and, behind them, those of their paths.
-    fn with_partitions(&self, names: &mut Vec<String>) -> SchemaRef {
+    pub(super) fn with_partitions(&self, names: &mut Vec<String>) -> SchemaRef {
         let mut fields: Vec<Arc<Field>> = self.schema.fields().iter().cloned().collect();
         fields.extend(self.partitions.iter().map(|(name, kind)| Arc::new(Field::new(name, kind.clone(), true))));
         if names.is_empty() {

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::support::Place;
 
 /// The password of the server, which is to be seen nowhere.
-pub(super) const PASSWORD: &str = "canary-7f3a";
+pub(crate) const PASSWORD: &str = "canary-7f3a";
 
 /// A running server.
-pub(super) struct Server {
+pub(crate) struct Server {
     folder: TempDir,
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 /// The programs of Postgres.
@@ -51,17 +51,17 @@ const CERTIFICATES: &str = "
     chmod 600 server.key; chmod 644 ca.pem server.pem";
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_as(false)
     }
 
     /// One that encrypts, with a certificate by `ca.pem` of its folder.
-    pub(super) fn start_encrypted() -> Self {
+    pub(crate) fn start_encrypted() -> Self {
         Self::start_as(true)
     }
 
     /// The certificate of the authority.
-    pub(super) fn authority(&self) -> PathBuf {
+    pub(crate) fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
@@ -110,14 +110,14 @@ impl Server {
 
     /// What a text of SQL gives there.
     #[track_caller]
-    pub(super) fn run(&self, sql: &str) -> String {
+    pub(crate) fn run(&self, sql: &str) -> String {
         let output = self.psql(sql).output().expect("psql");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// LOCATION and OPTIONS of a table, the password by name.
-    pub(super) fn table(&self, table: &str) -> String {
+    pub(crate) fn table(&self, table: &str) -> String {
         format!(
             "STORED AS POSTGRES LOCATION 'postgres://fuse@127.0.0.1:{}/postgres'
              OPTIONS ('table' '{table}', 'password' 'env:FUSE_TEST_PASSWORD')",
@@ -126,7 +126,7 @@ impl Server {
     }
 
     /// The URL, with the password in it.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("postgres://fuse:{PASSWORD}@127.0.0.1:{}/postgres", self.port)
     }
 }
@@ -139,7 +139,7 @@ impl Drop for Server {
 }
 
 /// The program, which finds the password where tables name it.
-pub(super) fn fuse(place: &Place, args: &[&str]) -> Command {
+pub(crate) fn fuse(place: &Place, args: &[&str]) -> Command {
     let mut command = place.command(args);
     command.env("FUSE_TEST_PASSWORD", PASSWORD);
     command
