@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::Place;
+#[cfg(feature = "failpoints")]
+use crate::support::Ran;
 
 const ROWS: u64 = 20;
 
@@ -36,6 +38,23 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Runs a pipeline whose durable step fails at its first, second and third time, each time once more while it recovers,
+/// and then to its end. `action`: `exit` or `error`.
+#[cfg(feature = "failpoints")]
+fn fails_and_goes_on(place: &Place, step: &str, action: &str, once: &dyn Fn(&str) -> Ran) {
+    (0..4).for_each(|number| input(place, number));
+    let mut failed = 0;
+    for skipped in [0, 1, 2] {
+        let ran = once(&format!("{step}={skipped}*off->1*return({action})->off"));
+        failed += usize::from(ran.code != Some(0));
+        // Once more while it recovers.
+        once(&format!("{step}=1*return({action})->off"));
+        input(place, 4 + skipped);
+    }
+    assert!(failed > 0, "{step} was never reached");
+    once("").data();
 }
 
 /// Kills a pipeline again and again while its input grows, each time after `least` milliseconds and up to `more`;

@@ -166,9 +166,15 @@ impl Delta {
         self.table.clone().ok_or_else(|| Error::query(format!("{}: there is no Delta table", self.lake)))
     }
 
-    fn properties(&self) -> CommitProperties {
+    /// What a commit says of who made it.
+    fn maker(&self) -> CommitProperties {
         let pipeline = self.pending.pipeline.iter().map(|id| (PIPELINE.to_owned(), Value::from(id.as_str())));
-        CommitProperties::default().with_metadata(pipeline).with_application_transactions(self.pending.numbers.clone())
+        CommitProperties::default().with_metadata(pipeline)
+    }
+
+    /// The same, with the numbers of its epochs.
+    fn properties(&self) -> CommitProperties {
+        self.maker().with_application_transactions(self.pending.numbers.clone())
     }
 
     /// The rows of a transaction that change by key: those that are there in the end, and the keys that go.
@@ -316,8 +322,7 @@ impl Delta {
         if !due {
             return Ok(table);
         }
-        let pipeline = self.pending.pipeline.iter().map(|id| (PIPELINE.to_owned(), Value::from(id.as_str())));
-        let properties = CommitProperties::default().with_metadata(pipeline);
+        let properties = self.maker();
         let optimize = table.optimize().with_session_state(Arc::new(self.session.clone()));
         let (table, _) = optimize.with_commit_properties(properties.clone()).await.map_err(told)?;
         step("sink.lake.compact.after")?;

@@ -3,6 +3,7 @@
 //! Enters: CREATE EXTERNAL TABLE … STORED AS SQLITE, POSTGRES or DELTA. Leaves: a table that can be read and inserted into.
 //! Always holds: an INSERT is one transaction; what a query asks of the database is no less than what it needs.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -240,9 +241,15 @@ impl DataSink for Insert {
 /// The Delta table that a statement names; `others`: options that have nothing to do with where it is.
 fn lake(cmd: &CreateExternalTable, state: &dyn Session, others: &[&str]) -> Result<Lake> {
     System::Delta.expect_options(&cmd.options, others)?;
-    let url = Lake::url_of(System::Delta.only(&cmd.locations)?)?;
+    let folder = System::Delta.only(&cmd.locations)?;
+    Ok(lake_with(folder, state, &cmd.options)?.partitioned(&cmd.table_partition_cols))
+}
+
+/// The Delta table in a folder, with these options.
+pub(super) fn lake_with(folder: &str, state: &dyn Session, options: &HashMap<String, String>) -> Result<Lake> {
+    let url = Lake::url_of(folder)?;
     let store = Stores::durable(&url)?;
-    Ok(Lake::new(url, store, Arc::clone(state.runtime_env()), &cmd.options)?.partitioned(&cmd.table_partition_cols))
+    Lake::new(url, store, Arc::clone(state.runtime_env()), options)
 }
 
 /// Makes `STORED AS` of databases and lakes ours.

@@ -18,7 +18,7 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::StreamExt;
 
-use super::stores::Stores;
+use super::database::lake_with;
 use super::{DatabaseTable, Location};
 use crate::database::{Address, Lake, Version, lake_table, version_time};
 use crate::error::{Error, Result};
@@ -46,9 +46,7 @@ pub(super) async fn scan(
 
 /// The Delta table in that folder.
 pub fn lake_at(folder: &str, state: &SessionState) -> Result<Lake> {
-    let url = Lake::url_of(folder)?;
-    let store = Stores::durable(&url)?;
-    Lake::new(url, store, Arc::clone(state.runtime_env()), &HashMap::new())
+    lake_with(folder, state, &HashMap::new())
 }
 
 /// The Delta table that a name in FROM means: a folder's, or `t VERSION AS OF 3`; nothing if it means none.

@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::process::Command;
 
+#[cfg(feature = "failpoints")]
+use super::fails_and_goes_on;
 use super::sqlite::python;
 use super::{ROWS, input, killed};
 use crate::support::{Place, Ran};
@@ -131,16 +133,7 @@ fn each_durable_step_may_fail() {
         for action in ["exit", "error"] {
             let place = Place::new();
             place.write("p.sql", SQL);
-            (0..4).for_each(|number| input(&place, number));
-            let mut failed = 0;
-            for skipped in [0, 1, 2] {
-                let ran = once(&place, &format!("{step}={skipped}*off->1*return({action})->off"));
-                failed += usize::from(ran.code != Some(0));
-                once(&place, &format!("{step}=1*return({action})->off"));
-                input(&place, 4 + skipped);
-            }
-            assert!(failed > 0, "{step} was never reached");
-            once(&place, "").data();
+            fails_and_goes_on(&place, step, action, &|failpoints| once(&place, failpoints));
             assert_eq!(mistakes(&place), Vec::<String>::new(), "{step} {action}");
         }
     }

@@ -3,6 +3,8 @@
 //! Enters: the program, a server, SIGKILL and failpoints. Leaves: nothing. Always holds: a table holds the answer of a
 //! batch over the same input; the password is seen nowhere.
 
+#[cfg(feature = "failpoints")]
+use super::fails_and_goes_on;
 use super::server::{PASSWORD, Server, fuse};
 use super::{TORN, input, killed};
 use crate::support::{Place, Ran};
@@ -71,16 +73,7 @@ fn each_durable_step_may_fail() {
             let place = Place::new();
             server.run("DROP TABLE IF EXISTS ids, agg, last, _fuse_epochs");
             place.write("p.sql", statements(&server));
-            (0..4).for_each(|number| input(&place, number));
-            let mut failed = 0;
-            for skipped in [0, 1, 2] {
-                let ran = once(&place, &format!("{step}={skipped}*off->1*return({action})->off"));
-                failed += usize::from(ran.code != Some(0));
-                once(&place, &format!("{step}=1*return({action})->off"));
-                input(&place, 4 + skipped);
-            }
-            assert!(failed > 0, "{step} was never reached");
-            once(&place, "").data();
+            fails_and_goes_on(&place, step, action, &|failpoints| once(&place, failpoints));
             assert_eq!(mistakes(&place, &server), Vec::<String>::new(), "{step} {action}");
         }
     }

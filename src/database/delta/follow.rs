@@ -19,7 +19,7 @@ use deltalake_core::kernel::{Action, Add};
 use deltalake_core::logstore::{LogStoreRef, get_actions};
 use tokio::sync::Mutex;
 
-use super::{Found, Lake, found, load, log_of, session, told};
+use super::{Found, Lake, found, log_of, session, told};
 use crate::error::{Error, Result};
 
 /// So many versions are kept in memory: a commit is read of its own and the one before it.
@@ -159,7 +159,8 @@ impl LakeFollower {
 
     /// True if there is a table.
     pub async fn is_there(&self) -> Result<bool> {
-        Ok(load(&self.lake, &self.log).await?.is_some())
+        let there = DeltaTable::new(Arc::clone(&self.log)).verify_deltatable_existence().await;
+        there.map_err(|error| told(&self.lake, error))
     }
 }
 

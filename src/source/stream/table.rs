@@ -335,6 +335,35 @@ impl StreamTable {
     }
 }
 
+/// The columns of a table that knows its own: those that are declared, those that were found before, or those that it
+/// has; an error if one is not there in its type, as `same` compares types. `table`: what errors call it.
+#[cfg(any(feature = "postgres", feature = "delta"))]
+fn columns_there(
+    state: &dyn Session,
+    cmd: &CreateExternalTable,
+    found: &SchemaRef,
+    table: &str,
+    same: impl Fn(&DataType, &DataType) -> bool,
+) -> Result<SchemaRef> {
+    let known = state.config().get_extension::<Remembered>().and_then(|known| known.get(&cmd.name.to_string()));
+    let declared = cmd.schema.inner();
+    let columns = match known {
+        _ if !declared.fields().is_empty() => Arc::clone(declared),
+        Some(known) => known.columns,
+        None => Arc::clone(found),
+    };
+    for field in columns.fields() {
+        let there = found.field_with_name(field.name()).ok();
+        if there.is_none_or(|there| !same(there.data_type(), field.data_type())) {
+            let now = there.map_or("is not there".to_owned(), |there| format!("is {}", sql_type(there.data_type())));
+            return Err(Error::query(format!("column {} of {table} {now}", field.name()))
+                .note(format!("here it is {}", sql_type(field.data_type())))
+                .hint("leave the columns out to take those of the table; a pipeline begins anew with --fresh"));
+        }
+    }
+    Ok(columns)
+}
+
 fn undeclared(cmd: &CreateExternalTable, why: &str) -> Error {
     Error::sql(format!("the columns of {} must be declared", cmd.name))
         .note(why)

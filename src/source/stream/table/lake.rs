@@ -4,17 +4,16 @@
 //! are declared. Always holds: a column is read in the type that it has; a table whose rows only come says so itself,
 //! by its property delta.appendOnly, or by OPTIONS.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
+use arrow::datatypes::DataType;
 use datafusion::catalog::Session;
 use datafusion::logical_expr::CreateExternalTable;
+use std::collections::HashMap;
 
 use super::super::ops::Upkeep;
 use super::super::options::{StreamOptions, plain};
-use super::{Kind, Remembered, StreamTable, Watermark};
+use super::{Kind, StreamTable, Watermark, columns_there};
 use crate::database::{Address, Lake, look};
-use crate::error::{Error, Result, sql_type};
+use crate::error::{Error, Result};
 
 const APPEND_ONLY: &str = "append_only";
 
@@ -36,26 +35,10 @@ impl StreamTable {
         let reading = cmd.options.iter().filter(|(name, _)| READING.contains(&plain(name)));
         let reading: HashMap<String, String> = reading.map(|(name, value)| (name.clone(), value.clone())).collect();
         let options = StreamOptions::read(&reading, &cmd.file_type)?;
-        let known = state.config().get_extension::<Remembered>().and_then(|known| known.get(&cmd.name.to_string()));
         let address = Address::of_lake(lake.clone());
         let found = look(&address).await?;
         let found = found.ok_or_else(|| Error::query(format!("there is no Delta table in {address}")))?;
-        let declared = Arc::clone(cmd.schema.inner());
-        let columns = match known {
-            _ if !declared.fields().is_empty() => declared,
-            Some(known) => known.columns,
-            None => Arc::clone(&found.columns),
-        };
-        for field in columns.fields() {
-            let there = found.columns.field_with_name(field.name()).ok();
-            if there.is_none_or(|there| !there.data_type().equals_datatype(field.data_type())) {
-                let now =
-                    there.map_or("is not there".to_owned(), |there| format!("is {}", sql_type(there.data_type())));
-                return Err(Error::query(format!("column {} of {address} {now}", field.name()))
-                    .note(format!("here it is {}", sql_type(field.data_type())))
-                    .hint("leave the columns out to take those of the table; a pipeline begins anew with --fresh"));
-            }
-        }
+        let columns = columns_there(state, cmd, &found.columns, &address.to_string(), DataType::equals_datatype)?;
         let append_only = match cmd.options.iter().find(|(name, _)| plain(name) == APPEND_ONLY) {
             Some((_, text)) => text.parse().map_err(|_| Error::sql("'append_only' is 'true' or 'false'"))?,
             None => found.append_only,
