@@ -16,5 +16,5 @@ mod store;
 
 pub use log::{Commit, Cost, EpochRecord, Logs};
 pub use pieces::Pieces;
-pub use pipeline::{Failure, FoundTable, Identity};
+pub use pipeline::{Failure, FoundTable, Identity, STATE_FORMAT};
 pub use store::{Checkpoint, Explained, Saved, StateStore, Work};

@@ -154,6 +154,10 @@ pub const ROLL_ROWS: usize = 250_000;
 pub const ROLL_BYTES: usize = 128 << 20;
 /// Age of a file that a sink adds to, from which the next one is begun.
 pub const ROLL_MICROS: i64 = 60_000_000;
+/// Most keys of one side of a join that rows of its other side are looked up in beneath an aggregate.
+pub const NARROWING_KEYS: usize = 1 << 20;
+/// Rows after which looking them up ends where it leaves few out.
+pub const NARROWING_ROWS: usize = 1 << 16;
 /// Microseconds for which a file that is replaced keeps the bytes of the version before, for readers that have its end
 /// and not yet its rows.
 pub const VERSION_MICROS: i64 = 10_000_000;

@@ -28,7 +28,7 @@ use crate::offset::Epoch;
 
 pub use address::{Address, System};
 #[cfg(feature = "delta")]
-pub use delta::{LakeCommit, LakeFile, LakeFollower, provider as lake_table};
+pub use delta::{LakeCommit, LakeFile, LakeFollower, append as append_to_lake, provider as lake_table};
 pub use lake::{Lake, Version, time as version_time};
 #[cfg(feature = "postgres")]
 pub use postgres::{Change, Follower, Relation, Snapshot, Text, TextColumns, Transaction, filter_sql};

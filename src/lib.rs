@@ -28,6 +28,9 @@ pub mod times;
 pub mod checkpoint;
 pub mod database;
 pub mod folder;
+#[cfg(feature = "kafka")]
+pub mod message;
+
 pub mod sink;
 pub mod source;
 

@@ -8,6 +8,7 @@
 
 mod chart;
 mod keys;
+mod narrow;
 mod pipeline;
 mod progress;
 mod rows;

@@ -4,9 +4,10 @@
 //! ./tests/run installs. Leaves: nothing; the broker ends with the test. Always holds: what was committed to a topic is
 //! read once, whatever stops meanwhile; an offset that is gone is an error.
 
-mod broker;
+pub(crate) mod broker;
+mod door;
 mod schemas;
-mod sink;
+pub(crate) mod sink;
 
 use crate::support::{Place, Ran};
 

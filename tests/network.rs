@@ -1,6 +1,6 @@
 //! A network that fails.
 //!
-//! Enters: a server of S3 and one of Postgres, behind a proxy that resets connections, holds them up, cuts answers, and
+//! Enters: servers of S3, Postgres and Kafka, behind a proxy that resets connections, holds them up, cuts answers, and
 //! swallows those to requests that were done. Leaves: nothing. Always holds: a run ends well or with an error that says
 //! what was not reached; when the network is well again, each row is there once. FUSE_NETWORK_SEED sets the faults.
 
@@ -8,12 +8,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::databases::server;
+use crate::kafka::broker::Broker;
 use crate::object_store;
-use crate::support::{Place, Ran};
+use crate::support::{Dice, Place, Ran};
 
 /// What becomes of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -35,28 +36,39 @@ struct Proxy {
     fails: Arc<AtomicBool>,
 }
 
-fn random(state: &AtomicU64) -> u64 {
-    let next = |state: u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
-    state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_or(0, |state| state >> 33)
+/// What is passed on.
+#[derive(Debug, Clone, Copy)]
+enum Speaks {
+    Bytes,
+    /// Frames behind their lengths; the port that a broker tells of itself is that of the proxy.
+    Kafka {
+        proxy: u16,
+        broker: u16,
+    },
 }
 
 impl Proxy {
     fn start(server: u16, seed: u64) -> Self {
+        Self::start_as(server, seed, |_| Speaks::Bytes)
+    }
+
+    fn start_as(server: u16, seed: u64, speaks: impl Fn(u16) -> Speaks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
+        let speaks = speaks(port);
         let fails = Arc::new(AtomicBool::new(true));
-        let (failing, dice) = (Arc::clone(&fails), Arc::new(AtomicU64::new(seed)));
+        let (failing, dice) = (Arc::clone(&fails), Arc::new(Dice::new(seed)));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let fate = match random(&dice) % 20 {
+                let fate = match dice.below(20) {
                     _ if !failing.load(Ordering::Relaxed) => Fate::Well,
                     0 | 1 => Fate::Refused,
                     2 | 3 => Fate::Slow,
-                    4..7 => Fate::Cut(random(&dice) % 3000),
+                    4..7 => Fate::Cut(dice.below(3000)),
                     7 | 8 => Fate::Swallowed,
                     _ => Fate::Well,
                 };
-                std::thread::spawn(move || pass(client, server, fate));
+                std::thread::spawn(move || pass(client, server, fate, speaks));
             }
         });
         Self { port, fails }
@@ -67,7 +79,29 @@ impl Proxy {
     }
 }
 
-fn pass(client: TcpStream, server: u16, fate: Fate) {
+impl Speaks {
+    /// Reads what comes next; nothing at the end.
+    fn read(self, mut from: &TcpStream, buffer: &mut Vec<u8>) -> Option<usize> {
+        let Speaks::Kafka { proxy, broker } = self else {
+            buffer.resize(4096, 0);
+            return from.read(buffer).ok().filter(|count| *count > 0);
+        };
+        buffer.resize(4, 0);
+        from.read_exact(buffer).ok()?;
+        let length = u32::from_be_bytes(buffer[..4].try_into().ok()?);
+        buffer.resize(4 + length as usize, 0);
+        from.read_exact(&mut buffer[4..]).ok()?;
+        let at = |port: u16| [b"127.0.0.1", u32::from(port).to_be_bytes().as_slice()].concat();
+        let (old, new) = (at(broker), at(proxy));
+        let found: Vec<usize> = memchr::memmem::find_iter(buffer, &old).collect();
+        for place in found {
+            buffer[place..place + new.len()].copy_from_slice(&new);
+        }
+        Some(buffer.len())
+    }
+}
+
+fn pass(client: TcpStream, server: u16, fate: Fate, speaks: Speaks) {
     if matches!(fate, Fate::Refused) {
         return;
     }
@@ -80,11 +114,8 @@ fn pass(client: TcpStream, server: u16, fate: Fate) {
         let _ = std::io::copy(&mut asking, &mut asked);
         let _ = asked.shutdown(Shutdown::Write);
     });
-    let (mut from, mut to, mut passed, mut buffer) = (&server, &client, 0, [0; 4096]);
-    while let Ok(count) = from.read(&mut buffer) {
-        if count == 0 {
-            break;
-        }
+    let (mut to, mut passed, mut buffer) = (&client, 0, Vec::new());
+    while let Some(count) = speaks.read(&server, &mut buffer) {
         let may = match fate {
             Fate::Cut(bytes) => usize::try_from(bytes - passed.min(bytes)).unwrap_or(0).min(count),
             Fate::Swallowed => 0,
@@ -176,4 +207,30 @@ fn each_row_is_in_the_database_once() {
     endured(&place, &proxy, || server::fuse(&place, &["query", "p.sql", "--once", "--quiet"]));
     assert_eq!(server.run("SELECT count(*), sum(id) FROM ids"), "120,7140\n");
     assert_eq!(server.run("SELECT sum(n), sum(s) FROM agg"), "120,7140\n");
+}
+
+#[test]
+fn each_message_is_in_the_topic_once() {
+    let (broker, place) = (Broker::start(), Place::new());
+    let speaks = |proxy| Speaks::Kafka { proxy, broker: broker.port };
+    let proxy = Proxy::start_as(broker.port, seed(), speaks);
+    let at = format!("kafka://127.0.0.1:{}", proxy.port);
+    broker.run(&["create", "from", "2"], "");
+    let sql = format!(
+        "CREATE STREAM t (id BIGINT) STORED AS JSON LOCATION 'in/' OPTIONS ('max_files_per_epoch' '1');
+         CREATE STREAM u (id BIGINT) STORED AS JSON LOCATION '{at}/from';
+         CREATE EXTERNAL TABLE ids (id BIGINT) STORED AS JSON LOCATION '{at}/ids';
+         INSERT INTO ids SELECT id FROM t UNION ALL SELECT id FROM u;"
+    );
+    place.write("p.sql", sql);
+    let written: String = (1000..1100).map(|id| format!("{{\"value\":\"{{\\\"id\\\":{id}}}\"}}\n")).collect();
+    broker.run(&["write", "from"], &written);
+    endured(&place, &proxy, || place.command(&["query", "p.sql", "--once", "--quiet"]));
+    let read = broker.run(&["read", "ids"], "");
+    let message = |line: &str| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["value"].to_string();
+    let mut read: Vec<String> = read.lines().map(message).collect();
+    assert_eq!(read.len(), 220);
+    read.sort();
+    read.dedup();
+    assert_eq!(read.len(), 220);
 }

@@ -58,9 +58,14 @@ impl Server {
     /// The program with what it needs to reach the server.
     pub(crate) fn command(&self, place: &Place, args: &[&str]) -> Command {
         let mut command = place.command(args);
+        self.reach(&mut command);
+        command
+    }
+
+    /// Gives a program what it needs to reach the server.
+    pub(crate) fn reach(&self, command: &mut Command) {
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "a-secret").env("AWS_REGION", "us-east-1");
         command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)).env("AWS_ALLOW_HTTP", "true");
-        command
     }
 }
 
@@ -84,6 +89,65 @@ fn a_bucket_is_read_and_written() {
     assert!(missing.contains("no such file or folder: 's3://lake/fail.csv'"), "{missing}");
     let near = server.sql(&place, "SELECT * FROM 's3://lake/y.csv'").error(1);
     assert!(!near.contains("a-secret"), "{near}");
+}
+
+#[test]
+fn a_folder_in_a_bucket_grows() {
+    let (server, place) = (Server::start(), Place::new());
+    place.write(
+        "p.sql",
+        "CREATE STREAM s (id BIGINT, k BIGINT) STORED AS JSON LOCATION 's3://lake/in/' OPTIONS ('max_files_per_epoch' '2');
+         COPY (SELECT id FROM s) TO 's3://lake/rows/' STORED AS PARQUET;
+         COPY (SELECT k, count(*) AS n FROM s GROUP BY k) TO 's3://lake/agg.parquet';",
+    );
+    let args = ["query", "p.sql", "--once", "--quiet", "--state", "s3://lake/state"];
+    let put = |number: u64| {
+        let rows = format!("SELECT value AS id, value % 10 AS k FROM generate_series({0}0, {0}9)", number);
+        server.sql(&place, &format!("COPY ({rows}) TO 's3://lake/in/{number}.json'")).data();
+    };
+    for number in 0..12 {
+        put(number);
+        // Some runs find one file, some find several, and some are killed on their way.
+        match number % 4 {
+            0 => drop(Ran::from(server.command(&place, &args).output().expect("runs")).data()),
+            1 => {
+                let mut child = server.command(&place, &args).stderr(Stdio::null()).spawn().expect("runs");
+                std::thread::sleep(Duration::from_millis(150 + 70 * number));
+                child.kill().expect("stops");
+                child.wait().expect("ends");
+            }
+            _ => {}
+        }
+    }
+    Ran::from(server.command(&place, &args).output().expect("runs")).data();
+    assert_eq!(outputs(&server, &place), "n,d,s\n120,120,120\n");
+    let verify = server.command(&place, &["verify", "p.sql", "--state", "s3://lake/state"]).output().expect("runs");
+    assert!(Ran::from(verify).data().contains("equal: 2 statements"));
+}
+
+#[test]
+fn the_page_of_the_tour_runs() {
+    let (server, place) = (Server::start(), Place::new());
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = root.join("sql/tour/07_s3.sql").display().to_string();
+    let events = root.join("testdata/events.ndjson").display().to_string();
+    let copy = |to: u64| format!("COPY (SELECT * FROM '{events}') TO 's3://lake/incoming/{to}.json'");
+    let args = ["query", &page, "--once", "--quiet", "--state", "s3://lake/state"];
+    let mut counts = Vec::new();
+    for round in 1..3 {
+        server.sql(&place, &copy(round)).data();
+        Ran::from(server.command(&place, &args).output().expect("runs")).data();
+        let rows = "SELECT sum(readings) AS n, (SELECT count(*) FROM 's3://lake/full/') AS f FROM 's3://lake/stations.parquet'";
+        counts.push(server.sql(&place, rows).data());
+    }
+    let expected = |times: u64| {
+        let rows =
+            format!("SELECT {times} * count(*) AS n, {times} * count(*) FILTER (free_docks = 0) AS f FROM '{events}'");
+        place.sql(&rows).data()
+    };
+    assert_eq!(counts, [expected(1), expected(2)]);
+    let verify = server.command(&place, &["verify", &page, "--state", "s3://lake/state"]).output().expect("runs");
+    assert!(Ran::from(verify).data().contains("equal"));
 }
 
 const PIPELINE: &str = "CREATE STREAM s (id BIGINT, k BIGINT) STORED AS JSON LOCATION 'in/';

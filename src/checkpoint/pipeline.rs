@@ -14,7 +14,7 @@ use crate::offset::Epoch;
 
 /// The form of all files in a state folder. It counts up when one of them changes so that an older fuse, or a newer
 /// one, would read it wrongly.
-const FORMAT: u32 = 1;
+pub const STATE_FORMAT: u32 = 1;
 
 /// What every form of [`Identity`] says.
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ impl Identity {
         let id = format!("{:08x}", crc32fast::hash(seed.as_bytes()));
         let (sources, operators, found) = (Vec::new(), Vec::new(), BTreeMap::new());
         Self {
-            format: FORMAT,
+            format: STATE_FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id,
             computes,
@@ -122,8 +122,8 @@ impl Identity {
         let Some(bytes) = folder.read(FILE).await? else { return Ok(None) };
         let name = format!("{}/{FILE}", folder.name());
         let Written { format, version, .. } = unseal(&bytes, &name)?;
-        if format != FORMAT {
-            let (ours, own) = (FORMAT, env!("CARGO_PKG_VERSION"));
+        if format != STATE_FORMAT {
+            let (ours, own) = (STATE_FORMAT, env!("CARGO_PKG_VERSION"));
             let what = format!("the state in {} has format {format}, this fuse reads and writes {ours}", folder.name());
             return Err(Error::query(what)
                 .note(format!("fuse {version} wrote it, this is fuse {own}"))

@@ -5,6 +5,7 @@
 //! application transactions (`txn` of the Delta protocol), so readers see an epoch whole and a retry finds it. Rows that
 //! change are written anew with their files (copy-on-write): every reader of Delta can read them.
 
+mod append;
 mod follow;
 
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ use crate::durable::step;
 use crate::error::{Error, Result};
 use crate::offset::Epoch;
 
+pub use append::append;
 pub use follow::{LakeCommit, LakeFile, LakeFollower};
 
 /// The property of a table that names the columns of its key, as JSON.

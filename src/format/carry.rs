@@ -11,7 +11,7 @@ use arrow::array::{Array, ArrayRef, StringArray, StringBuilder, make_array};
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use arrow::json::writer::{EncoderOptions, make_encoder};
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::util::display::ArrayFormatter;
 use datafusion::common::utils::quote_identifier;
 
@@ -241,6 +241,14 @@ pub fn refuse_same_names(schema: &Schema) -> Result<()> {
     }
 }
 
+/// Rows as the columns of a carrier have them.
+pub fn carried(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(array, field)| carry(array, field.data_type())).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(SchemaRef::clone(schema), columns, &options)?)
+}
+
 /// An encoder that is given the columns as its format carries them.
 pub(super) struct Carried {
     pub(super) schema: SchemaRef,
@@ -249,9 +257,7 @@ pub(super) struct Carried {
 
 impl Encoder for Carried {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let columns = batch.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(array, field)| carry(array, field.data_type())).collect::<Result<Vec<_>>>()?;
-        self.inner.write(&RecordBatch::try_new(SchemaRef::clone(&self.schema), columns)?)
+        self.inner.write(&carried(&self.schema, batch)?)
     }
 
     fn finish(self: Box<Self>) -> Result<Shown> {

@@ -20,10 +20,20 @@ use std::io::Write;
 use arrow::json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use arrow::record_batch::RecordBatch;
 
-use super::{Encoder, Shown};
+use super::{Carrier, Encoder, Shown, carried};
 use crate::error::Result;
 
 type Out = Box<dyn Write + Send>;
+
+/// Each row as an object, with a member for every column.
+pub fn json_objects(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+    let rows = carried(&Carrier::Json.schema(&rows.schema())?, rows)?;
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    writer.write(&rows)?;
+    writer.finish()?;
+    // A line end within a text is escaped.
+    Ok(writer.into_inner().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
 
 pub(super) enum JsonEncoder {
     Array(Writer<Out, JsonArray>),

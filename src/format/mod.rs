@@ -28,9 +28,9 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 
-pub use carry::{Carrier, carry, is_nested, refuse_same_names, texts};
+pub use carry::{Carrier, carried, carry, is_nested, refuse_same_names, texts};
 pub use debezium::{Envelopes, TimeUnit, Writing, Wrong};
-pub use json::{JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, Shapes, WrongKind};
+pub use json::{JsonDecoder, Members, NOT_ONE_LINE, NOT_UTF8, Problem, Records, Shapes, WrongKind, json_objects};
 pub use kind::type_name;
 pub use pack::Packing;
 pub use svg::refuse_many_rows;

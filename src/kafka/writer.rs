@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{ANSWER, ClientOptions, Context, Topic, client_config, failed};
@@ -44,14 +44,20 @@ pub async fn make_topic(topic: &Topic, options: &ClientOptions) -> Result<()> {
     let wrong = |error: &KafkaError| failed(topic, "write to", error, None);
     let mut config = client_config(topic, options)?;
     config.set("allow.auto.create.topics", "false");
-    let admin: AdminClient<Context> = config.create_with_context(Context::default()).map_err(|error| wrong(&error))?;
-    let metadata = tokio::task::block_in_place(|| admin.inner().fetch_metadata(Some(&topic.name), ANSWER));
-    let metadata =
-        metadata.map_err(|error| failed(topic, "write to", &error, Some(admin.inner().context().as_ref())))?;
+    let client: BaseProducer<Context> =
+        config.create_with_context(Context::default()).map_err(|error| wrong(&error))?;
+    let metadata = tokio::task::block_in_place(|| {
+        client.client().fetch_metadata(Some(&topic.name), ANSWER).map_err(|error| {
+            // What went wrong beneath is told to who polls.
+            (0..10).for_each(|_| client.poll(Duration::from_millis(20)));
+            failed(topic, "write to", &error, Some(client.context()))
+        })
+    })?;
     let there = metadata.topics().iter().any(|one| one.name() == topic.name && one.error().is_none());
     if there {
         return Ok(());
     }
+    let admin: AdminClient<Context> = config.create_with_context(Context::default()).map_err(|error| wrong(&error))?;
     for (partitions, copies) in [(-1, -1), (1, 1)] {
         let new = NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(copies));
         let made = admin.create_topics([&new], &AdminOptions::new().request_timeout(Some(ANSWER))).await;
@@ -123,17 +129,42 @@ impl Writer {
         })
     }
 
-    /// Sends the messages of a transaction, which nobody sees yet.
-    pub fn stage(&self, number: u64, messages: &[Outgoing]) -> Result<()> {
-        self.producer.begin_transaction().map_err(|error| self.failed(&error))?;
-        for message in messages {
-            self.send(message)?;
+    /// Begins a transaction.
+    pub fn begin(&self) -> Result<()> {
+        self.producer.begin_transaction().map_err(|error| self.failed(&error))
+    }
+
+    /// Sends messages of the transaction, which nobody sees yet.
+    pub fn send_all(&self, messages: &[Outgoing]) -> Result<()> {
+        messages.iter().try_for_each(|message| self.send(message))
+    }
+
+    /// Waits until all that was sent has come.
+    pub fn flush(&self) -> Result<()> {
+        self.producer.flush(PATIENCE).map_err(|error| self.failed(&error))?;
+        self.delivered()
+    }
+
+    /// Gives the transaction up, so that readers do not wait for its end.
+    pub fn abort(&self) {
+        // What waits to be sent is told as not delivered, and only to who polls: the abort waits for that.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let watch = Stopwatch::start();
+        while self.producer.in_flight_count() > 0 && watch.elapsed() < ANSWER {
+            self.producer.poll(Duration::from_millis(10));
         }
+        // Brokers give up themselves what this did not reach.
+        let _ = self.producer.abort_transaction(ANSWER);
+    }
+
+    /// A whole transaction up to its commit, with its number.
+    pub fn stage(&self, number: u64, messages: &[Outgoing]) -> Result<()> {
+        self.begin()?;
+        self.send_all(messages)?;
         let mark = self.mark(i64::try_from(number).unwrap_or(i64::MAX))?;
         let marked = self.patiently(|| self.producer.send_offsets_to_transaction(&mark, &self.group, ANSWER));
         marked.map_err(|error| self.failed(&error))?;
-        self.producer.flush(PATIENCE).map_err(|error| self.failed(&error))?;
-        self.delivered()
+        self.flush()
     }
 
     fn send(&self, message: &Outgoing) -> Result<()> {

@@ -14,6 +14,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::{FutureExt, StreamExt};
 
+use super::narrow::narrow_aggregates;
 use super::progress::{Current, Operator, analyzed};
 use super::shared::share_aggregates;
 use crate::catalog::explain_unknown_name;
@@ -42,7 +43,7 @@ impl Running {
     async fn start(state: &SessionState, plan: &LogicalPlan, current: &Current) -> Result<Self> {
         let physical = state.create_physical_plan(plan).await;
         let physical = physical.map_err(|error| explain_unknown_name(state, Error::from(error)))?;
-        let plan = share_aggregates(sink::adapt(state, plan, physical).await?)?;
+        let plan = narrow_aggregates(share_aggregates(sink::adapt(state, plan, physical).await?)?)?;
         current.set(&plan);
         let task = state.task_ctx();
         let stream = execute_stream(Arc::clone(&plan), Arc::clone(&task))?;

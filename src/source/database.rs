@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+#[cfg(feature = "delta")]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
@@ -25,6 +27,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::stores::Stores;
 #[cfg(any(feature = "postgres", feature = "delta"))]
 use super::stream::StreamTable;
+#[cfg(feature = "delta")]
+use crate::database::append_to_lake;
 use crate::database::{Address, Lake, Query, System, connect, expect_same, in_types, look, make_or_expect, stored};
 use crate::error::{Error, Result};
 
@@ -216,6 +220,10 @@ impl Insert {
         let mut connection = connect(&self.address, true).await?;
         connection.begin().await?;
         make_or_expect(connection.as_mut(), &self.address, &stored, &self.key).await?;
+        #[cfg(feature = "delta")]
+        if let Some(lake) = self.address.lake().filter(|_| self.key.is_empty()) {
+            return append(lake, &stored, data).await;
+        }
         let mut rows = 0;
         while let Some(batch) = data.next().await {
             let batch = batch?;
@@ -225,6 +233,20 @@ impl Insert {
         connection.commit().await?;
         Ok(rows)
     }
+}
+
+/// Appends rows to a Delta table, as they come.
+#[cfg(feature = "delta")]
+async fn append(lake: &Lake, stored: &SchemaRef, data: SendableRecordBatchStream) -> Result<u64> {
+    let (schema, rows) = (Arc::clone(stored), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&rows);
+    let data = data.map(move |batch| {
+        let batch = in_types(&schema, &batch?)?;
+        counted.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        Ok(batch)
+    });
+    append_to_lake(lake, Box::pin(RecordBatchStreamAdapter::new(Arc::clone(stored), data))).await?;
+    Ok(rows.load(Ordering::Relaxed))
 }
 
 #[async_trait]

@@ -4,6 +4,8 @@
 //! configured by the usual environment variables. Always holds: each store stages its writes, see
 //! [`crate::durable`]; secrets stay in the environment.
 
+mod whole;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +20,8 @@ use url::Url;
 
 use crate::durable::{StagedStore, SyncedStore, Writes};
 use crate::error::Error;
+
+use whole::WholeListings;
 
 /// The object stores of a session.
 #[derive(Debug)]
@@ -47,16 +51,25 @@ impl Stores {
 
     fn open(url: &Url) -> Result<Arc<dyn ObjectStore>, Error> {
         let root = &url[url::Position::BeforeScheme..url::Position::BeforePath];
+        let whole = WholeListings::default();
         let store: Arc<dyn ObjectStore> = match url.scheme() {
             "file" => Arc::new(object_store::local::LocalFileSystem::new()),
-            "s3" | "s3a" => Arc::new(AmazonS3Builder::from_env().with_bucket_name(host(url)?).build()?),
-            "gs" | "gcs" => Arc::new(GoogleCloudStorageBuilder::from_env().with_bucket_name(host(url)?).build()?),
+            "s3" | "s3a" => {
+                let builder = AmazonS3Builder::from_env().with_bucket_name(host(url)?);
+                Arc::new(builder.with_http_connector(whole).build()?)
+            }
+            "gs" | "gcs" => {
+                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host(url)?);
+                Arc::new(builder.with_http_connector(whole).build()?)
+            }
             "az" | "adl" | "azure" | "abfs" | "abfss" => {
-                Arc::new(MicrosoftAzureBuilder::from_env().with_url(url.as_str()).build()?)
+                let builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
+                Arc::new(builder.with_http_connector(whole).build()?)
             }
             "http" | "https" => {
                 let options = object_store::ClientOptions::new().with_allow_http(true);
-                Arc::new(HttpBuilder::new().with_url(root).with_client_options(options).build()?)
+                let builder = HttpBuilder::new().with_url(root).with_client_options(options);
+                Arc::new(builder.with_http_connector(whole).build()?)
             }
             other => {
                 return Err(Error::query(format!("{other}:// is not a known kind of location"))

@@ -239,8 +239,7 @@ fn open_alone(
         #[cfg(feature = "postgres")]
         table::Kind::Postgres(address) => {
             let upkeep = table.upkeep().ok_or_else(|| Error::query("a table of a database whose rows only come"))?;
-            let (address, limits) = (address.as_ref().clone(), options.limits);
-            Ok(Box::new(postgres::Postgres::new(address, table.columns(), columns, upkeep, limits)?))
+            Ok(Box::new(postgres::Postgres::new(address.as_ref().clone(), table, columns, upkeep)?))
         }
         #[cfg(feature = "delta")]
         table::Kind::Delta { lake, history } => {

@@ -1,8 +1,9 @@
 //! A topic that is written to.
 //!
-//! Enters: CREATE EXTERNAL TABLE over `kafka://`. Leaves: a table that pipelines insert into. Always holds: it is not
-//! read; a stream over the same topic is.
+//! Enters: CREATE EXTERNAL TABLE over `kafka://`. Leaves: a table that pipelines and statements insert into. Always
+//! holds: the rows of a statement are one transaction; it is not read, but a stream over the same topic is.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,12 +11,22 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Constraint, Result as DfResult};
 use datafusion::datasource::TableType;
+use datafusion::datasource::sink::{DataSink, DataSinkExec};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{CreateExternalTable, Expr};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
+#[cfg(feature = "kafka")]
+use futures::StreamExt;
 
+#[cfg(feature = "kafka")]
+use crate::clock::{chance, now_micros};
 use crate::error::{Error, Result};
 use crate::kafka::{ClientOptions, Encoding, RegistryOptions, Topic, TopicTarget, Values};
+#[cfg(feature = "kafka")]
+use crate::kafka::{Writer, make_topic};
+#[cfg(feature = "kafka")]
+use crate::message::Messages;
 
 /// A topic that is written to.
 #[derive(Debug)]
@@ -92,13 +103,16 @@ impl TableProvider for TopicTable {
     async fn insert_into(
         &self,
         _state: &dyn Session,
-        _input: Arc<dyn ExecutionPlan>,
-        _op: InsertOp,
+        input: Arc<dyn ExecutionPlan>,
+        insert_op: InsertOp,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let name = &self.target.topic.name;
-        let error =
-            Error::query(format!("the topic {name} is written by pipelines, and this query is over tables at rest"));
-        Err(error.hint("CREATE STREAM over the same files makes a pipeline: fuse query … --once").into())
+        if insert_op != InsertOp::Append {
+            return Err(Error::sql(format!("{insert_op} a topic is not possible"))
+                .hint("INSERT INTO adds messages")
+                .into());
+        }
+        let sink = Insert { target: self.target.clone(), columns: self.schema() };
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
 
     async fn scan(
@@ -111,5 +125,81 @@ impl TableProvider for TopicTable {
         let name = &self.target.topic.name;
         let error = Error::query(format!("the topic {name} is written by this table, and not read"));
         Err(error.hint(format!("CREATE STREAM t (…) STORED AS JSON LOCATION 'kafka://…/{name}' reads it")).into())
+    }
+}
+
+/// Writes rows to a topic, in one transaction.
+struct Insert {
+    target: TopicTarget,
+    columns: SchemaRef,
+}
+
+impl fmt::Debug for Insert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.target.describe())
+    }
+}
+
+impl DisplayAs for Insert {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A transaction that is given up where it is not committed: by an error, or by Ctrl-C.
+#[cfg(feature = "kafka")]
+struct Open(Option<Writer>);
+
+#[cfg(feature = "kafka")]
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(writer) = &self.0 {
+            writer.abort();
+        }
+    }
+}
+
+impl Insert {
+    #[cfg(feature = "kafka")]
+    async fn insert(&self, mut data: SendableRecordBatchStream) -> Result<u64> {
+        use tokio::task::block_in_place;
+
+        let (topic, client) = (&self.target.topic, &self.target.client);
+        let mut messages = Messages::new(&self.target, Arc::clone(&self.columns))?;
+        make_topic(topic, client).await?;
+        messages.register(&self.target).await?;
+        // Of its own: two statements do not end each other's transactions.
+        let name = format!("fuse-insert-{:016x}", chance());
+        let mut open = block_in_place(|| {
+            let writer = Writer::open(topic, client, &name)?;
+            writer.begin().map(|()| Open(Some(writer)))
+        })?;
+        let Some(writer) = &open.0 else { return Ok(0) };
+        let (mut rows, now) = (0, now_micros());
+        while let Some(batch) = data.next().await {
+            let batch = batch?;
+            rows += batch.num_rows() as u64;
+            let messages = messages.of_rows(&batch, now)?;
+            block_in_place(|| writer.send_all(&messages))?;
+        }
+        block_in_place(|| writer.flush().and_then(|()| writer.commit()))?;
+        open.0 = None;
+        Ok(rows)
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    async fn insert(&self, _data: SendableRecordBatchStream) -> Result<u64> {
+        Err(self.target.topic.not_built_in())
+    }
+}
+
+#[async_trait]
+impl DataSink for Insert {
+    fn schema(&self) -> &SchemaRef {
+        &self.columns
+    }
+
+    async fn write_all(&self, data: SendableRecordBatchStream, _context: &Arc<TaskContext>) -> DfResult<u64> {
+        Ok(self.insert(data).await?)
     }
 }

@@ -3,7 +3,7 @@
 //! Enters: the program, a server whose tables others write to meanwhile, SIGKILL. Leaves: nothing. Always holds: a
 //! pipeline over the table has the server's own answer; nothing is missed or doubled between the snapshot and the log.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -111,6 +111,19 @@ fn joins_and_aggregates_follow_a_table_that_others_write_to() {
     write(&server, 1, 7);
     once(&place).data();
     assert_eq!(mistakes(&server), Vec::<String>::new());
+    // What was taken is what is there, as long as nobody writes.
+    let verify = || Ran::from(fuse(&place, &["verify", "p.sql"]).output().expect("runs"));
+    let verified = verify().data();
+    assert!(verified.contains("equal: 3 statements"), "{verified}");
+    write(&server, 2, 7);
+    let error = verify().error(1);
+    assert!(error.contains("account has changed since it was read last"), "{error}");
+    once(&place).data();
+    verify().data();
+    server.run("UPDATE agg SET s = s + 1 WHERE g = 3");
+    let differs = verify();
+    assert_eq!(differs.code, Some(1), "{differs:?}");
+    server.run("UPDATE agg SET s = s - 1 WHERE g = 3");
     // The slots move behind checkpoints, also those of runs that end at once.
     let slots = || server.run("SELECT slot_name, confirmed_flush_lsn FROM pg_replication_slots ORDER BY 1");
     let before = slots();
@@ -127,6 +140,66 @@ fn joins_and_aggregates_follow_a_table_that_others_write_to() {
     assert_eq!(mistakes(&server), Vec::<String>::new());
     assert_eq!(server.run("SELECT count(*) FROM pg_replication_slots"), "3\n");
     assert_eq!(server.run("SELECT count(*) FROM pg_publication"), "3\n");
+}
+
+#[test]
+fn a_history_of_files_goes_on_in_a_table() {
+    let (place, server) = (Place::new(), Server::start());
+    // Rows that the server has still, others than those of the history, and some that it alone has.
+    server.run(
+        "CREATE TABLE account (id int PRIMARY KEY, g int, n bigint);
+         INSERT INTO account SELECT i, i % 7, 1000 FROM generate_series(20000, 39999) i;
+         CREATE TABLE nameless (id int); ALTER TABLE nameless REPLICA IDENTITY FULL",
+    );
+    for file in 0..6 {
+        place.sql(&format!(
+            "COPY (SELECT CAST(value AS INT) AS id, 5 AS n, CAST(value % 7 AS INT) AS g
+                   FROM generate_series({0} * 5000, {0} * 5000 + 4999)) TO 'old/{file}.parquet'",
+            file
+        ));
+    }
+    let sql = format!(
+        "CREATE STREAM account {} BACKFILL FROM 'old/*.parquet';
+         CREATE EXTERNAL TABLE agg (g INT, c BIGINT, s BIGINT, PRIMARY KEY (g)) {};
+         INSERT INTO agg SELECT g, count(*), sum(n) FROM account GROUP BY g;",
+        server.table("account"),
+        server.table("agg")
+    );
+    place.write("p.sql", &sql);
+    for kill in 0..8 {
+        let mut command = fuse(&place, &["query", "p.sql", "--trigger", "1ms"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        std::thread::sleep(Duration::from_millis(60 + kill * 97));
+        // One that is asked to stop keeps how far it came.
+        match kill % 2 {
+            0 => child.kill().expect("kills"),
+            _ => drop(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill")),
+        }
+        let error = String::from_utf8_lossy(&child.wait_with_output().expect("ends").stderr).into_owned();
+        assert!(!error.contains("error"), "{error}");
+        server.run(&format!(
+            "UPDATE account SET n = n + 1 WHERE id % 100 = {kill}; INSERT INTO account VALUES ({kill}, 3, 7777)"
+        ));
+    }
+    once(&place).data();
+    // What goes from the table goes, also of what the history has.
+    server.run("DELETE FROM account WHERE id % 1000 >= 500");
+    once(&place).data();
+    // What the server has takes the place of what the history has; what it deleted is gone, what it never had stays.
+    let there = "SELECT id, g, n FROM account UNION ALL SELECT i, i % 7, 5 FROM generate_series(8, 19999) i";
+    let expected = server.run(&format!("SELECT g, count(*), sum(n) FROM ({there}) t GROUP BY g ORDER BY g"));
+    assert_eq!(server.run("SELECT * FROM agg ORDER BY g"), expected);
+    let run = |clause: &str, table: &str| {
+        let sql = format!("CREATE STREAM s {} {clause}; SELECT count(*) FROM s", server.table(table));
+        Ran::from(fuse(&place, &["query", "--once", "-c", &sql]).output().expect("runs"))
+    };
+    let error = run("BACKFILL FROM 'old/*.parquet' UP TO id < 5", "account").error(2);
+    assert!(error.contains("take the place of those of the history by their PRIMARY KEY"), "{error}");
+    let error = run("BACKFILL FROM 'old/*.parquet'", "nameless").error(2);
+    assert!(error.contains("nameless has no PRIMARY KEY"), "{error}");
+    // Begun anew, it leaves no slot behind.
+    Ran::from(fuse(&place, &["query", "p.sql", "--once", "--quiet", "--fresh"]).output().expect("runs")).data();
+    assert_eq!(server.run("SELECT count(*) FROM pg_replication_slots"), "1\n");
 }
 
 /// A pipeline that copies a table of texts.

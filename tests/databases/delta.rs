@@ -319,6 +319,83 @@ deltalake.write_deltalake('lake/t', pa.table({'k': [100, 101], 'v': [1, 2]}), mo
     assert!(told.contains("column k") && told.contains("--fresh"), "{told}");
 }
 
+/// A table of ten rows whose first commit is behind: then a commit that marks some of them as gone, and one that marks
+/// more, each in a bitmap within the log (the portable form of 64-bit Roaring bitmaps, in Z85).
+const MARKED: &str = r#"
+import json, os, struct, sys
+import pyarrow as pa, pyarrow.parquet as pq
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+def z85(data):
+    text = ""
+    for at in range(0, len(data), 4):
+        number, part = int.from_bytes(data[at:at + 4], "big"), ""
+        for _ in range(5): number, part = number // 85, DIGITS[number % 85] + part
+        text += part
+    return text
+def marks(rows):
+    bitmap = struct.pack("<IIHHI", 12346, 1, 0, len(rows) - 1, 16) + b"".join(struct.pack("<H", row) for row in rows)
+    data = struct.pack("<IQI", 1681511377, 1, 0) + bitmap
+    padded = data + b"\0" * (-len(data) % 4)
+    return {"storageType": "i", "pathOrInlineDv": z85(padded), "sizeInBytes": len(data), "cardinality": len(rows)}
+def commit(version, *actions):
+    os.makedirs("lake/t/_delta_log", exist_ok=True)
+    with open(f"lake/t/_delta_log/{version:020}.json", "w") as file:
+        for action in actions: file.write(json.dumps(action) + "\n")
+def add(mark=None):
+    size = os.path.getsize("lake/t/a.parquet")
+    file = {"path": "a.parquet", "partitionValues": {}, "size": size, "modificationTime": 0, "dataChange": True,
+            "stats": json.dumps({"numRecords": 10})}
+    return {"add": file | ({"deletionVector": mark} if mark else {})}
+def remove(mark=None):
+    file = {"path": "a.parquet", "deletionTimestamp": 0, "dataChange": True}
+    return {"remove": file | ({"deletionVector": mark} if mark else {})}
+version = int(sys.argv[1])
+if version == 0:
+    os.makedirs("lake/t")
+    pq.write_table(pa.table({"k": list(range(10)), "v": list(range(100, 110))}), "lake/t/a.parquet")
+    fields = [{"name": name, "type": "long", "nullable": True, "metadata": {}} for name in "kv"]
+    commit(0, {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["deletionVectors"],
+                            "writerFeatures": ["deletionVectors"]}},
+           {"metaData": {"id": "t", "format": {"provider": "parquet", "options": {}}, "partitionColumns": [],
+                         "schemaString": json.dumps({"type": "struct", "fields": fields}),
+                         "configuration": {"delta.enableDeletionVectors": "true"}, "createdTime": 0}}, add())
+elif version == 1: commit(1, remove(), add(marks([1, 5])))
+else: commit(2, remove(marks([1, 5])), add(marks([0, 1, 5, 9])))
+"#;
+
+#[test]
+fn rows_that_are_marked_as_gone_are() {
+    let place = Place::new();
+    place.write("p.sql", FOLLOWING);
+    for (version, total) in ["10,1045", "8,839", "6,630"].into_iter().enumerate() {
+        python(&place, &MARKED.replace("sys.argv[1]", &version.to_string()));
+        following(&place, "").data();
+        let rows = place.sql("SELECT count(*) AS n, sum(v) AS s FROM 'lake/t/'").data();
+        assert_eq!(rows, format!("n,s\n{total}\n"));
+        assert_eq!(place.sql("SELECT * FROM 'total.parquet'").data(), rows);
+    }
+    let before = "SELECT k FROM 'lake/t/' VERSION AS OF 1 WHERE k < 6 ORDER BY k";
+    assert_eq!(place.sql(before).data(), "k\n0\n2\n3\n4\n");
+}
+
+#[test]
+fn more_rows_than_memory_holds_are_inserted() {
+    let place = Place::new();
+    let table = "CREATE EXTERNAL TABLE t (k BIGINT, s VARCHAR) STORED AS DELTA LOCATION 'lake/t'";
+    // As text some 500 MB.
+    let rows = "SELECT value AS k, repeat('some text ', 10) || value AS s FROM generate_series(1, 4000000)";
+    let insert = format!("{table}; INSERT INTO t {rows}");
+    let ran = place.run(&["query", "-q", "--memory-limit", "200MB", "--format", "csv", "-c", &insert]);
+    ran.data();
+    let read = "SELECT count(*) AS n, sum(k) AS s, count(DISTINCT k % 1000) AS d FROM 'lake/t/'";
+    assert_eq!(place.sql(read).data(), "n,s,d\n4000000,8000002000000,1000\n");
+    // One that fails adds nothing.
+    let wrong = format!("{table}; INSERT INTO t SELECT 1 / (2000000 - value), '' FROM generate_series(1, 3000000)");
+    let told = place.sql(&wrong).error(1);
+    assert!(told.to_lowercase().contains("divi"), "{told}");
+    assert_eq!(place.sql(read).data(), "n,s,d\n4000000,8000002000000,1000\n");
+}
+
 #[test]
 fn a_table_whose_rows_only_come_has_a_watermark() {
     let place = Place::new();

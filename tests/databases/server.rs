@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::Place;
+use crate::support::{Place, certificates};
 
 /// The password of the server, which is to be seen nowhere.
 pub(crate) const PASSWORD: &str = "canary-7f3a";
@@ -41,15 +41,6 @@ fn as_user(program: &Path) -> Command {
     command
 }
 
-/// Makes an authority, and a certificate of 127.0.0.1 that it has signed.
-const CERTIFICATES: &str = "
-    set -e
-    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
-    openssl req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr
-    printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE' > names
-    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem
-    chmod 600 server.key; chmod 644 ca.pem server.pem";
-
 impl Server {
     pub(crate) fn start() -> Self {
         Self::start_as(false)
@@ -72,8 +63,7 @@ impl Server {
         let data = folder.path().join("data");
         std::fs::create_dir(&data).expect("a folder");
         if encrypts {
-            let made = Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder.path()).output().expect("sh");
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            certificates(folder.path());
         }
         let all = format!("chmod 755 {0}; chown -R postgres {0} 2>/dev/null; true", folder.path().display());
         assert!(Command::new("sh").args(["-c", &all]).status().expect("sh").success());

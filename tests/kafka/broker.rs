@@ -3,7 +3,7 @@
 //! Enters: the virtual environment that ./tests/run makes. Leaves: a broker on a free port of loopback. Always holds:
 //! it is stopped politely, so that it keeps what was written.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub(super) struct Broker {
+pub(crate) struct Broker {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     data: TempDir,
 }
 
@@ -59,7 +59,7 @@ fn spawn(port: u16, data: &Path) -> Child {
 }
 
 impl Broker {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let data = tempfile::tempdir().expect("a folder");
         Self { child: spawn(port, data.path()), port, data }
@@ -81,17 +81,17 @@ impl Broker {
         self.child = spawn(self.port, self.data.path());
     }
 
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn location(&self, topic: &str) -> String {
+    pub(crate) fn location(&self, topic: &str) -> String {
         format!("kafka://{}/{topic}", self.address())
     }
 
     /// Runs a command of tests/kafka.py.
     #[track_caller]
-    pub(super) fn run(&self, args: &[&str], input: &str) -> String {
+    pub(crate) fn run(&self, args: &[&str], input: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka.py");
         let mut command = Command::new(venv().join("bin/python"));
         command.arg(script).arg(self.address()).args(args);
@@ -104,6 +104,31 @@ impl Broker {
         let mut command = Command::new("kcat");
         command.args(["-b", &self.address(), "-q"]).args(args);
         fed(command, input)
+    }
+}
+
+/// A server in Python, of tests/, which prints its port; it ends with the test.
+pub(super) struct Script {
+    child: Child,
+    pub(super) port: u16,
+}
+
+impl Script {
+    pub(super) fn start(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
+        let mut command = Command::new(venv().join("bin/python"));
+        command.arg(script).args(args).envs(environment.iter().copied()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python, see ./tests/run");
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut port).expect("a line");
+        Self { child, port: port.trim().parse().expect("a port") }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -3,37 +3,24 @@
 //! Enters: a broker, a stub of a schema registry, and clients that are not fuse's. Leaves: nothing. Always holds: a value
 //! is the row that its own schema says, whichever came before it.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use super::broker::{Broker, venv};
+use super::broker::{Broker, Script, venv};
 use super::{once, rows};
 use crate::support::Place;
 
 /// A registry; it ends with the test.
 struct Registry {
-    child: Child,
+    _script: Script,
     url: String,
 }
 
 impl Registry {
     /// `failures`: so many requests are not answered.
     fn start(failures: u32, password: &str) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registry.py");
-        let mut command = Command::new(venv().join("bin/python"));
-        command.arg(script).arg(failures.to_string()).env("REGISTRY_PASSWORD", password).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python, see ./tests/run");
-        let mut port = String::new();
-        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut port).expect("a port");
-        Self { child, url: format!("http://127.0.0.1:{}", port.trim()) }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let script = Script::start("registry.py", &[&failures.to_string()], &[("REGISTRY_PASSWORD", password)]);
+        Self { url: format!("http://127.0.0.1:{}", script.port), _script: script }
     }
 }
 

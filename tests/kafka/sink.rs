@@ -9,7 +9,7 @@ use super::{numbers, once};
 use crate::support::Place;
 
 /// The messages of a topic that were committed: keys and values, in the order of the offsets of each partition.
-fn messages(broker: &Broker, topic: &str) -> Vec<(Option<String>, Option<String>)> {
+pub(crate) fn messages(broker: &Broker, topic: &str) -> Vec<(Option<String>, Option<String>)> {
     let lines = broker.run(&["read", topic], "");
     let message = |line: &str| {
         let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -20,7 +20,7 @@ fn messages(broker: &Broker, topic: &str) -> Vec<(Option<String>, Option<String>
 }
 
 /// What is left of keyed messages.
-fn table(broker: &Broker, topic: &str) -> BTreeMap<String, String> {
+pub(crate) fn held(broker: &Broker, topic: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for (key, value) in messages(broker, topic) {
         let key = key.expect("a key");
@@ -76,10 +76,10 @@ fn a_key_holds_the_row_as_it_is() {
     place.write("p.sql", &sql);
     once(&place).data();
     let row = |k: &str, n: i64| (k.to_owned(), format!("{{\"k\":\"{k}\",\"n\":{n}}}"));
-    assert_eq!(table(&broker, "sums"), BTreeMap::from([row("a", 1), row("b", 5)]));
+    assert_eq!(held(&broker, "sums"), BTreeMap::from([row("a", 1), row("b", 5)]));
     place.write("in/2.json", "{\"id\":3,\"k\":\"a\",\"n\":10,\"op\":\"c\"}\n{\"id\":2,\"op\":\"d\"}\n");
     once(&place).data();
-    assert_eq!(table(&broker, "sums"), BTreeMap::from([row("a", 11)]));
+    assert_eq!(held(&broker, "sums"), BTreeMap::from([row("a", 11)]));
     // What was told as envelopes is read back as the same table.
     let back = format!(
         "CREATE STREAM told (k VARCHAR PRIMARY KEY, n BIGINT) STORED AS DEBEZIUM LOCATION '{}';
@@ -157,7 +157,7 @@ fn a_reader_and_writer_that_is_killed_loses_and_doubles_nothing() {
     copied.sort_unstable();
     assert_eq!(copied, (0..written).collect::<Vec<_>>());
     let sum = |k: u64| (k.to_string(), format!("{{\"k\":{k},\"c\":{}}}", written / 5));
-    assert_eq!(table(&broker, "sums"), (0..5).map(sum).collect());
+    assert_eq!(held(&broker, "sums"), (0..5).map(sum).collect());
     assert_eq!(
         super::rows(&place, "SELECT count(*), count(DISTINCT n) FROM 'files/*.parquet'"),
         format!("{written},{written}\n")
@@ -184,7 +184,41 @@ fn the_page_of_the_tour_runs() {
     let row = |name: &str, rides: u64, minutes: u64| {
         (name.to_owned(), format!("{{\"station\":\"{name}\",\"rides\":{rides},\"minutes\":{minutes}}}"))
     };
-    assert_eq!(table(&broker, "stations"), BTreeMap::from([row("harbour", 1, 12), row("park", 2, 80)]));
+    assert_eq!(held(&broker, "stations"), BTreeMap::from([row("harbour", 1, 12), row("park", 2, 80)]));
     let long = "SELECT id, station, kafka_partition, kafka_offset FROM 'out/tour/long_rides/*.parquet'";
     assert_eq!(super::rows(&place, long), "2,park,0,1\n");
+}
+
+#[test]
+fn rows_at_rest_are_one_transaction() {
+    let broker = Broker::start();
+    let place = Place::new();
+    let table = |name: &str, format: &str, key: &str| {
+        let location = broker.location(name);
+        format!("CREATE EXTERNAL TABLE {name} (id BIGINT, s VARCHAR{key}) STORED AS {format} LOCATION '{location}';\n")
+    };
+    let plain = table("plain", "JSON", "");
+    let rows = "SELECT value, 'row ' || value FROM generate_series(1, 30000)";
+    place.sql(&format!("{plain} INSERT INTO plain {rows}")).data();
+    // One that ends with an error has written nothing, and what comes behind it is read at once.
+    let wrong = format!("{plain} INSERT INTO plain SELECT 1 / (30000 - value), '' FROM generate_series(1, 30000)");
+    place.sql(&wrong).error(1);
+    place.sql(&format!("{plain} INSERT INTO plain VALUES (30001, NULL)")).data();
+    let values: Vec<_> = messages(&broker, "plain").into_iter().map(|(_, value)| value.expect("a value")).collect();
+    assert_eq!(values.len(), 30001);
+    assert!(values.contains(&"{\"id\":7,\"s\":\"row 7\"}".to_owned()));
+    assert_eq!(values.last().map(String::as_str), Some("{\"id\":30001,\"s\":null}"));
+    // Under a key the last row is the one that holds; envelopes tell each.
+    let (keyed, told) = (table("keyed", "JSON", ", PRIMARY KEY (id)"), table("told", "DEBEZIUM", ""));
+    place
+        .sql(&format!("{keyed} INSERT INTO keyed VALUES (1, 'a'), (2, 'b'); INSERT INTO keyed VALUES (1, 'c')"))
+        .data();
+    let row = |k: &str, s: &str| (k.to_owned(), format!("{{\"id\":{k},\"s\":\"{s}\"}}"));
+    assert_eq!(held(&broker, "keyed"), BTreeMap::from([row("1", "c"), row("2", "b")]));
+    place.sql(&format!("{told} INSERT INTO told VALUES (1, 'a')")).data();
+    let envelope = messages(&broker, "told").remove(0).1.expect("a value");
+    assert!(envelope.starts_with("{\"before\":null,\"after\":{\"id\":1,\"s\":\"a\"},\"op\":\"c\""), "{envelope}");
+    // A key has to be there; a topic is only added to.
+    let null = place.sql(&format!("{keyed} INSERT INTO keyed VALUES (NULL, 'a')")).error(1);
+    assert!(null.contains("id is NULL, and in the PRIMARY KEY"), "{null}");
 }

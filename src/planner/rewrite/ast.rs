@@ -8,8 +8,8 @@ use datafusion::logical_expr::Expr as PlanExpr;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-    Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins,
-    Value, WildcardAdditionalOptions,
+    Ident, ObjectName, Query, Select, SelectFlavor, SelectItem, SetExpr, SetQuantifier, TableAlias, TableFactor,
+    TableWithJoins, Value, WildcardAdditionalOptions,
 };
 use datafusion::sql::unparser::expr_to_sql;
 
@@ -194,4 +194,38 @@ pub(super) fn args(call: &Function) -> Vec<&Expr> {
         _ => None,
     });
     plain.collect()
+}
+/// Names the columns of queries that stand second in a UNION, INTERSECT or EXCEPT: the names of the first are those
+/// of the result, and DataFusion gives them to expressions, where they may meet a column of that name at another place.
+pub(super) fn name_second_queries(body: &mut SetExpr) {
+    let SetExpr::SetOperation { left, right, set_quantifier, .. } = body else { return };
+    use SetQuantifier::{AllByName, ByName, DistinctByName};
+    if matches!(set_quantifier, ByName | AllByName | DistinctByName) {
+        return;
+    }
+    name_second_queries(left);
+    let mut rest = vec![right];
+    while let Some(query) = rest.pop() {
+        match query.as_mut() {
+            SetExpr::SetOperation { left, right, .. } => rest.extend([left, right]),
+            SetExpr::Select(select) => name_columns(select),
+            _ => {}
+        }
+    }
+}
+
+fn name_columns(select: &mut Select) {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+    let computes = |item: &SelectItem| matches!(item, SelectItem::UnnamedExpr(expr) if !is_column(expr));
+    if !select.projection.iter().any(computes) {
+        return;
+    }
+    for (at, item) in select.projection.iter_mut().enumerate() {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && is_column(expr)
+        {
+            let (expr, alias) = (expr.clone(), Ident::with_quote('"', format!("column {at} of a second query")));
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
+    }
 }

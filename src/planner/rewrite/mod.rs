@@ -280,6 +280,7 @@ impl VisitorMut for Rewriter<'_> {
     /// Common table expressions first: what follows can see them. The WITH is put aside meanwhile, so that it
     /// is not visited twice.
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Stop> {
+        ast::name_second_queries(&mut query.body);
         let mut with = query.with.take();
         self.scopes.push(Vec::new());
         if let Some(with) = &mut with {

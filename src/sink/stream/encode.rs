@@ -11,9 +11,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonBuilder};
 
 use super::versions::Grown;
-use crate::change::with_columns;
 use crate::error::{Error, Result};
-use crate::format::{Carrier, carry};
+use crate::format::{Carrier, carried};
 use crate::offset::Epoch;
 
 /// The format of a sink's files.
@@ -62,13 +61,6 @@ pub(super) struct Growing {
 enum Content {
     Parquet(Grown),
     Text(Vec<u8>),
-}
-
-/// Rows as the columns of a file have them.
-pub(super) fn carried(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| carry(column, field.data_type())).collect::<Result<Vec<_>>>()?;
-    with_columns(schema, columns, batch.num_rows())
 }
 
 impl Growing {

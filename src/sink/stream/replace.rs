@@ -11,7 +11,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 
-use super::encode::{Growing, carried};
+use super::encode::Growing;
 use super::image::Image;
 use super::versions::Replaced;
 use super::{FileEncoding, Sink};
@@ -19,6 +19,7 @@ use crate::change::{Changes, RowEncoder, repeat, with_columns};
 use crate::checkpoint::Saved;
 use crate::durable::{Folder, Shown, StagedFile};
 use crate::error::{Error, Result};
+use crate::format::carried;
 use crate::offset::Epoch;
 
 /// Puts rows into the order of the statement.

@@ -291,9 +291,15 @@ impl Source for Backfill {
         Ok(OffsetRange::Behind { history, rest: Box::new(self.stream.taken()?) })
     }
 
+    async fn forget(&mut self, state: &Folder, name: &str) -> Result<()> {
+        self.stream.forget(state, name).await
+    }
+
     fn save(&mut self) -> Result<Saved> {
         let mut new = Vec::new();
-        let (history, stream) = (self.history.save()?, self.stream.save()?);
+        let history = self.history.save()?;
+        // What is saved of the stream says that the history is over.
+        let stream = if self.over { self.stream.save()? } else { Saved::Unchanged };
         self.keep(Part::History, history, &mut new)?;
         self.keep(Part::Stream, stream, &mut new)?;
         new.extend(self.keys()?.map(|keys| (Part::Keys, false, keys)));

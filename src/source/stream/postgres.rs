@@ -15,7 +15,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Limits, Read, Source, Upkeep, Waiting};
+use super::{Limits, Read, Source, StreamTable, Upkeep, Waiting};
 use crate::change::{DELETE, INSERT, OP, with_columns};
 use crate::checkpoint::Saved;
 use crate::clock::chance;
@@ -28,6 +28,8 @@ use crate::offset::{FileSlice, OffsetRange};
 const SNAPSHOT: &str = "snapshot";
 /// What a range of changes is of, in places of the server's log.
 const LOG: &str = "log";
+/// What all rows are of that were there at a place of the server's log.
+const ALL: &str = "all";
 /// Behind so many bytes of the server's log it is read on, and its slot moved.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -69,6 +71,8 @@ pub(super) struct Postgres {
     /// The places of the key among them.
     key: Vec<usize>,
     limits: Limits,
+    /// Rows of files come before it, some of which it may change.
+    has_history: bool,
     state: Option<Folder>,
     /// Its name in the state.
     name: String,
@@ -88,26 +92,22 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) fn new(
-        address: Address,
-        table: &SchemaRef,
-        columns: &[usize],
-        upkeep: &Upkeep,
-        limits: Limits,
-    ) -> Result<Self> {
+    pub(super) fn new(address: Address, table: &StreamTable, columns: &[usize], upkeep: &Upkeep) -> Result<Self> {
         let place = |at: &usize| {
             let found = columns.iter().position(|one| one == at);
             found.ok_or_else(|| Error::query("a source does not read its key"))
         };
         let key = upkeep.key.iter().map(place).collect::<Result<_>>()?;
-        let fields: Vec<Field> = columns.iter().map(|at| table.field(*at).clone().with_nullable(true)).collect();
+        let fields: Vec<Field> =
+            columns.iter().map(|at| table.columns().field(*at).clone().with_nullable(true)).collect();
         let op = Field::new(OP, DataType::Int8, false);
         Ok(Self {
             address,
             schema: Arc::new(Schema::new(fields.iter().cloned().chain([op]).collect::<Vec<_>>())),
             columns: Arc::new(Schema::new(fields)),
             key,
-            limits,
+            limits: table.options().limits.clone(),
+            has_history: table.history().is_some(),
             state: None,
             name: String::new(),
             opened: OnceCell::new(),
@@ -273,13 +273,38 @@ impl Postgres {
             let bytes = self.state()?.read(&name).await?;
             let bytes = bytes.ok_or_else(|| Error::query(format!("{name} is gone, which the snapshot was kept in")))?;
             for batch in FileReader::try_new(std::io::Cursor::new(bytes), None)? {
-                let batch = batch?;
-                let mut columns = batch.columns().to_vec();
-                columns.push(Arc::new(Int8Array::from(vec![INSERT; batch.num_rows()])) as ArrayRef);
-                batches.push(with_columns(&self.schema, columns, batch.num_rows())?);
+                batches.push(self.inserted(&batch?)?);
             }
         }
         Ok(batches)
+    }
+
+    /// All rows that were there at a place of the log, from the table as it is now: it must not have changed since.
+    async fn rows_at(&self, lsn: u64) -> Result<Vec<RecordBatch>> {
+        // Of its own: the slot may have moved behind what this source, which looks back, has taken.
+        let follower = Follower::connect(&self.address).await?;
+        let slot = Self::known_slot(self.state()?, &self.name).await?;
+        let slot = slot.ok_or_else(|| Error::query(format!("{} is gone", Self::slot_file(&self.name))))?;
+        let (visible, mut rows) = follower.snapshot(&self.columns).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = rows.next().await {
+            batches.push(self.inserted(&batch?)?);
+        }
+        let now = Snapshot { visible, lsn: follower.end_snapshot().await? };
+        let since = follower.peek(&slot.name, lsn, now.lsn).await?;
+        let taken = |one: &Transaction| slot.snapshot.as_ref().is_some_and(|seen| seen.has_seen(one));
+        if since.iter().any(|one| one.rows() > 0 && now.has_seen(one) && !taken(one)) {
+            return Err(Error::query(format!("{} has changed since it was read last", self.address.table()))
+                .hint("run the pipeline once more, and then this"));
+        }
+        Ok(batches)
+    }
+
+    /// Rows that are new.
+    fn inserted(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut columns = batch.columns().to_vec();
+        columns.push(Arc::new(Int8Array::from(vec![INSERT; batch.num_rows()])) as ArrayRef);
+        with_columns(&self.schema, columns, batch.num_rows())
     }
 
     /// The rows of transactions, with what each does.
@@ -457,10 +482,21 @@ impl Source for Postgres {
         for slice in slices {
             batches.extend(match slice.path.as_str() {
                 SNAPSHOT => self.snapshot_rows(slice.from, slice.to).await?,
+                ALL => self.rows_at(slice.to).await?,
                 _ => self.log_rows(&self.transactions(slice.from, slice.to).await?)?,
             });
         }
         Ok(batches.into())
+    }
+
+    fn taken(&self) -> Result<OffsetRange> {
+        let Position { files, lsn } = self.position;
+        if self.has_history {
+            return Err(Error::query("what the server tells of its rows is not kept, and a history is before it"));
+        }
+        let (path, to) = if lsn == 0 { (SNAPSHOT, files) } else { (ALL, lsn) };
+        let slice = FileSlice { path: path.to_owned(), from: 0, to, bytes: 0, last: true, file: None };
+        Ok(OffsetRange::Files(vec![slice]))
     }
 
     fn wants_checkpoint(&self) -> bool {

@@ -4,15 +4,12 @@
 //! Always holds: a record is read whole, and nothing behind it.
 
 use arrow::datatypes::SchemaRef;
-use arrow::json::writer::{LineDelimited, WriterBuilder};
-use arrow::record_batch::RecordBatch;
 use arrow_avro::reader::{Decoder, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 use serde_json::{Value, json};
 
-use crate::change::with_columns;
 use crate::error::{Error, Result};
-use crate::format::{Carrier, carry};
+use crate::format::json_objects;
 
 /// Records that are decoded at once.
 const ROWS: usize = 1024;
@@ -103,7 +100,7 @@ impl Record {
         let batch = decoder.flush().map_err(|error| error.to_string())?;
         let batch = batch.filter(|batch| batch.num_rows() == bodies.len());
         let batch = batch.ok_or_else(|| "the record ends in the middle".to_owned())?;
-        let mut lines = text(&batch).map_err(|error| error.message)?;
+        let mut lines = json_objects(&batch).map_err(|error| error.message)?;
         if self.alone {
             for line in &mut lines {
                 let object: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
@@ -112,19 +109,6 @@ impl Record {
         }
         Ok(lines)
     }
-}
-
-/// Each row as an object.
-fn text(batch: &RecordBatch) -> Result<Vec<Vec<u8>>> {
-    let schema = Carrier::Json.schema(&batch.schema())?;
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| carry(column, field.data_type())).collect::<Result<Vec<_>>>()?;
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
-    writer.write(&with_columns(&schema, columns, batch.num_rows())?)?;
-    writer.finish()?;
-    let text = writer.into_inner();
-    // A line end within a text is escaped.
-    Ok(text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// The name of a definition, with its namespace.
