@@ -52,7 +52,14 @@ impl Running {
 
     async fn next(&mut self) -> Option<Result<RecordBatch>> {
         let next = AssertUnwindSafe(self.stream.next()).catch_unwind().await;
-        match next.unwrap_or_else(|panic| Some(Err(Error::from_panic(panic.as_ref()).into())))? {
+        let next = match next {
+            Ok(next) => next?,
+            Err(panic) => {
+                let error = Error::from_panic(panic.as_ref());
+                return Some(Err(source::explain_panic(&self.plan, &self.task, error).await));
+            }
+        };
+        match next {
             Ok(batch) => Some(Ok(batch)),
             Err(error) => Some(Err(source::explain_scan_error(&self.plan, &self.task, error).await)),
         }

@@ -149,6 +149,21 @@ pub async fn explain_scan_error(
     error
 }
 
+/// What made a plan stumble: a file of Parquet that is damaged in a way that its reader did not expect, or else `error`.
+pub async fn explain_panic(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>, error: Error) -> Error {
+    let mut scans = vec![Arc::clone(plan)];
+    while let Some(node) = scans.pop() {
+        scans.extend(node.children().into_iter().cloned());
+        let Some(scan) = node.downcast_ref::<DataSourceExec>() else { continue };
+        if let Some((config, _)) = scan.downcast_to_file_source::<ParquetSource>()
+            && let Some(found) = search_parquet(config, context).await
+        {
+            return found;
+        }
+    }
+    error
+}
+
 async fn open(
     store: &dyn ObjectStore,
     file: &ObjectMeta,
@@ -251,10 +266,12 @@ async fn search_parquet(config: &FileScanConfig, context: &TaskContext) -> Optio
         let read = move || -> Result<(), ArrowError> {
             ParquetRecordBatchReaderBuilder::try_new(handle)?.build()?.try_for_each(|batch| batch.map(drop))
         };
-        if let Ok(Err(cause)) = tokio::task::spawn_blocking(read).await {
-            let cause = Error::from(cause);
-            return Some(Error::query(format!("{}: {}", display(&file), cause.message)).hint("the file is damaged"));
-        }
+        let cause = match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(cause)) => Error::from(cause).message,
+            Err(_) => "its pages are not what they say".to_owned(),
+        };
+        return Some(Error::query(format!("{}: {cause}", display(&file))).hint("the file is damaged"));
     }
     None
 }

@@ -32,7 +32,7 @@ mod topic;
 pub use call::table_for_call;
 pub use created::FileTableFactory;
 pub use database::DatabaseTable;
-pub use diagnose::explain_scan_error;
+pub use diagnose::{explain_panic, explain_scan_error};
 #[cfg(feature = "delta")]
 pub use lake::{delta_table, lake_at};
 pub use location::{DATA_ENDINGS, FileKind, Location};
