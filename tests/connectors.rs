@@ -339,7 +339,11 @@ fn case(world: &World, to: Sink, dice: &Dice, number: u64) {
             model += &format!("CREATE EXTERNAL TABLE {name} {columns} STORED AS JSON LOCATION 'model/{name}.json';");
         }
         let expected = world.sql(&place, &format!("{model} SELECT k, n, s FROM ({query})"));
-        assert_eq!(to.read(world, &place, &at, !grows), expected, "round {turn} of {told}");
+        // A folder to which no row has come has no file of which it could be read what columns it has.
+        let nothing = expected.is_empty() && grows && matches!(to, Sink::File | Sink::Bucket);
+        if !nothing {
+            assert_eq!(to.read(world, &place, &at, !grows), expected, "round {turn} of {told}");
+        }
     }
     let verified = world.run(&place, &["verify", "p.sql"]);
     assert!(verified.contains("equal"), "{told}: {verified}");
