@@ -27,6 +27,7 @@ mod json;
 mod kafka;
 mod kill;
 mod law;
+mod long_run;
 mod memory;
 mod mutations;
 mod nan;
