@@ -89,17 +89,20 @@ fn flat(samples: &[Sample]) {
     // A process that was just started has not reached its height.
     let grown: Vec<Sample> = samples.iter().filter(|one| one.age > Duration::from_secs(5)).copied().collect();
     let third = grown.len() / 3;
-    let most = |part: &[Sample]| {
-        part.iter().fold(Sample::default(), |most, one| Sample {
-            age: most.age.max(one.age),
-            megabytes: most.megabytes.max(one.megabytes),
-            files: most.files.max(one.files),
-            state_bytes: most.state_bytes.max(one.state_bytes),
-        })
+    let high = |part: &[Sample]| {
+        // A compaction opens files for a moment: it is the middle that must not grow.
+        let mut files: Vec<usize> = part.iter().map(|one| one.files).collect();
+        files.sort_unstable();
+        Sample {
+            age: part.iter().map(|one| one.age).max().unwrap_or_default(),
+            megabytes: part.iter().map(|one| one.megabytes).max().unwrap_or_default(),
+            files: files.get(files.len() / 2).copied().unwrap_or_default(),
+            state_bytes: part.iter().map(|one| one.state_bytes).max().unwrap_or_default(),
+        }
     };
-    let (before, last) = (most(&grown[third..2 * third]), most(&grown[2 * third..]));
+    let (before, last) = (high(&grown[third..2 * third]), high(&grown[2 * third..]));
     println!("{} samples; in the second third {before:?}, in the last {last:?}", grown.len());
     assert!(last.megabytes <= before.megabytes + before.megabytes / 3 + 30, "memory: {before:?}, {last:?}");
-    assert!(last.files <= before.files + 20, "open files: {before:?}, {last:?}");
+    assert!(last.files <= before.files + 10, "open files: {before:?}, {last:?}");
     assert!(last.state_bytes <= before.state_bytes * 2 + 1_000_000, "the state: {before:?}, {last:?}");
 }

@@ -79,6 +79,8 @@ pub fn client_config(topic: &Topic, options: &ClientOptions) -> Result<ClientCon
     config.set("client.id", config.get("client.id").unwrap_or("fuse").to_owned());
     // One that is restarted is found again soon.
     config.set("reconnect.backoff.max.ms", config.get("reconnect.backoff.max.ms").unwrap_or("1000").to_owned());
+    // Some brokers answer with more than was asked for.
+    config.set("receive.message.max.bytes", config.get("receive.message.max.bytes").unwrap_or("1000000000").to_owned());
     Ok(config)
 }
 

@@ -89,6 +89,16 @@ impl Side {
         Ok((!gone.is_empty()).then_some(gone))
     }
 
+    /// Which of these rows [`Side::over`] would give at the end of the epoch; nothing if none is.
+    pub(super) fn already_over(&mut self, rows: &RecordBatch, context: &EpochContext) -> Result<Option<Vec<bool>>> {
+        self.expiry.as_mut().map_or(Ok(None), |expiry| expiry.already_over(rows, context))
+    }
+
+    /// True if its rows can be forgotten.
+    pub(super) fn forgets(&self) -> bool {
+        self.expiry.is_some()
+    }
+
     /// Its columns.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema

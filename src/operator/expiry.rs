@@ -106,6 +106,14 @@ impl<T> Expiry<T> {
         ordered(&self.value.evaluate(rows)?.into_array(rows.num_rows())?)
     }
 
+    /// Which of these rows are over as soon as they come; nothing if none is.
+    pub(super) fn already_over(&mut self, rows: &RecordBatch, context: &EpochContext) -> Result<Option<Vec<bool>>> {
+        let Some(horizon) = self.horizon.at(&context.watermarks)? else { return Ok(None) };
+        let over: Vec<bool> =
+            self.values(rows)?.iter().map(|value| value.is_some_and(|value| value < horizon)).collect();
+        Ok(over.contains(&true).then_some(over))
+    }
+
     /// Notes what has that value.
     pub(super) fn push(&mut self, value: i64, what: T) {
         self.new.push((value, what));

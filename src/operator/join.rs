@@ -78,8 +78,8 @@ pub(super) struct Join {
     kept: [Kept; 2],
     exprs: [Vec<Arc<dyn PhysicalExpr>>; 2],
     hasher: KeyHasher,
-    /// The side that comes to rest first is applied first.
-    first: usize,
+    /// A side is at rest.
+    rests: [bool; 2],
     /// The result has the columns of both sides.
     pairs: bool,
     nulls_match: bool,
@@ -145,7 +145,7 @@ impl Join {
             kept,
             exprs: key_exprs(plan, state)?,
             hasher: KeyHasher::new(key_types(plan)?)?,
-            first: usize::from(rests[1]),
+            rests,
             pairs,
             nulls_match: plan.null_equality == NullEquality::NullEqualsNull,
             filter,
@@ -155,8 +155,25 @@ impl Join {
         })
     }
 
-    /// Applies the changes of one side; `out` gets what changes in the result.
-    fn apply(&mut self, side: usize, rows: &Changes, out: &mut Vec<Changes>) -> Result<()> {
+    /// The side that is applied first: one that rests; or else the one of fewer rows, if the rows of the other can be
+    /// forgotten, of which those need not be kept that are over when the epoch ends.
+    fn first(&self, inputs: &[Vec<Changes>]) -> usize {
+        let rows = |side: usize| inputs[side].iter().map(Changes::len).sum::<usize>();
+        match self.rests {
+            [false, false] => usize::from(self.sides[0].forgets() && (!self.sides[1].forgets() || rows(0) > rows(1))),
+            [_, right] => usize::from(right),
+        }
+    }
+
+    /// Applies the changes of one side; `out` gets what changes in the result. `last`: no change of the other side comes
+    /// behind it in this epoch.
+    fn apply(
+        &mut self,
+        (side, last): (usize, bool),
+        rows: &Changes,
+        context: &EpochContext,
+        out: &mut Vec<Changes>,
+    ) -> Result<()> {
         let keys = evaluate_key(&self.exprs[side], &rows.rows)?;
         let hashes = self.hasher.hashes(&keys, rows.len())?;
         let nulls = if self.nulls_match { None } else { nulls(&keys) };
@@ -173,9 +190,14 @@ impl Join {
         self.answer_touched(1 - side, &change.touched, out)?;
         self.answer_own(&change, out)?;
         let counts = change.counts;
-        let Some(nulls) = nulls else { return self.sides[side].add(rows, &hashes, Matches::Of(&counts)) };
-        // A row without a key meets nothing, ever.
-        let kept: Vec<u64> = (0..rows.len()).filter(|row| !nulls[*row]).map(|row| row as u64).collect();
+        let over = if last { self.sides[side].already_over(&rows.rows, context)? } else { None };
+        if nulls.is_none() && over.is_none() {
+            return self.sides[side].add(rows, &hashes, Matches::Of(&counts));
+        }
+        // A row without a key meets nothing, ever; one that is over meets nothing from now on.
+        let is = |marks: &Option<Vec<bool>>, row: usize| marks.as_ref().is_some_and(|marks| marks[row]);
+        let kept = (0..rows.len()).filter(|row| !is(&nulls, *row) && !is(&over, *row));
+        let kept: Vec<u64> = kept.map(|row| row as u64).collect();
         let (hashes, counts): (Vec<u64>, Vec<i64>) =
             kept.iter().map(|row| (hashes[*row as usize], counts[*row as usize])).unzip();
         self.sides[side].add(&rows.take(&UInt64Array::from(kept))?, &hashes, Matches::Of(&counts))
@@ -327,10 +349,11 @@ fn keep<T>(list: &mut Vec<T>, mask: &BooleanArray) {
 impl Operator for Join {
     fn step(&mut self, mut inputs: Vec<Vec<Changes>>, context: &EpochContext) -> Result<Vec<Changes>> {
         let mut out = Vec::new();
-        for side in [self.first, 1 - self.first] {
+        let first = self.first(&inputs);
+        for side in [first, 1 - first] {
             for change in std::mem::take(&mut inputs[side]) {
                 if !change.is_empty() {
-                    self.apply(side, &change, &mut out)?;
+                    self.apply((side, side != first), &change, context, &mut out)?;
                 }
             }
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Schema};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinType, NullEquality};
@@ -23,7 +23,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{
-    BinaryExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
+    BinaryExpr, CastExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
 };
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -117,6 +117,8 @@ fn place(plan: &Plan, column: usize, aggregated: bool, keys: &Arc<Keys>) -> Resu
 /// it before the node sees them.
 fn beneath(plan: &Plan, column: usize) -> Option<(usize, usize)> {
     let place = |expr: &Arc<dyn PhysicalExpr>| expr.downcast_ref::<Column>().map(Column::index);
+    let input = plan.children().first().map(|child| child.schema())?;
+    let cannot_fail = |expr: &Arc<dyn PhysicalExpr>| cannot_fail(expr, &input);
     if plan.is::<RepartitionExec>() || plan.is::<CoalescePartitionsExec>() {
         return Some((0, column));
     }
@@ -132,8 +134,8 @@ fn beneath(plan: &Plan, column: usize) -> Option<(usize, usize)> {
         let group = aggregate.group_expr();
         let merges = matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned);
         // What merges takes states, by their places, and not the arguments that it names.
-        let safe = merges || aggregate.aggr_expr().iter().all(|one| one.expressions().iter().all(cannot_fail));
-        let plain = group.is_single() && aggregate.filter_expr().iter().flatten().all(cannot_fail) && safe;
+        let safe = merges || aggregate.aggr_expr().iter().all(|one| one.expressions().iter().all(&cannot_fail));
+        let plain = group.is_single() && aggregate.filter_expr().iter().flatten().all(&cannot_fail) && safe;
         return place(&group.expr().get(column)?.0).filter(|_| plain).map(|at| (0, at));
     }
     let join = plan.downcast_ref::<HashJoinExec>()?;
@@ -147,8 +149,11 @@ fn beneath(plan: &Plan, column: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// True for expressions that have a value for each row.
-fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
+/// True for expressions that have a value for each row; of numbers with a fraction it is taken that they fit.
+fn cannot_fail(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> bool {
+    let fractional = |expr: &Arc<dyn PhysicalExpr>| {
+        expr.data_type(input).is_ok_and(|kind| kind.is_floating() || matches!(kind, DataType::Decimal128(..)))
+    };
     let known = expr.is::<Column>()
         || expr.is::<Literal>()
         || expr.is::<IsNullExpr>()
@@ -156,11 +161,16 @@ fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
         || expr.is::<NotExpr>()
         || expr.is::<InListExpr>()
         || expr.is::<LikeExpr>()
+        || (expr.is::<CastExpr>() && fractional(expr))
         || expr.downcast_ref::<BinaryExpr>().is_some_and(|binary| {
-            use Operator::{And, Eq, Gt, GtEq, Lt, LtEq, NotEq, Or};
-            matches!(binary.op(), And | Eq | Gt | GtEq | Lt | LtEq | NotEq | Or)
+            use Operator::{And, Eq, Gt, GtEq, Lt, LtEq, Minus, Multiply, NotEq, Or, Plus};
+            match binary.op() {
+                And | Eq | Gt | GtEq | Lt | LtEq | NotEq | Or => true,
+                Minus | Multiply | Plus => fractional(binary.left()) && fractional(binary.right()),
+                _ => false,
+            }
         });
-    known && expr.children().into_iter().all(cannot_fail)
+    known && expr.children().into_iter().all(|child| cannot_fail(child, input))
 }
 
 /// The first side of a join, with its keys noted where they are known before the other side is read: beneath what
@@ -254,13 +264,6 @@ macro_rules! as_its_input {
             }
         }
 
-        impl $node {
-            fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-                let input = self.input.execute(partition, context)?;
-                Ok(Box::pin(RecordBatchStreamAdapter::new(input.schema(), self.rows(input))))
-            }
-        }
-
         impl ExecutionPlan for $node {
             fn name(&self) -> &'static str {
                 $shown
@@ -291,7 +294,8 @@ macro_rules! as_its_input {
             }
 
             fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-                $node::execute(self, partition, context)
+                let input = self.input.execute(partition, context)?;
+                Ok(Box::pin(RecordBatchStreamAdapter::new(input.schema(), self.rows(input))))
             }
         }
     };
