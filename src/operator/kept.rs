@@ -73,7 +73,7 @@ impl KeptRows {
         let before = self.rows.add(&key, more)?;
         let now = before + more.weight;
         // As it was: what comes and goes again is no reason to grow.
-        self.log.update(key, |known| {
+        self.log.update(self.rows.len(), key, |known| {
             let saved = known.map_or(before, |known| known.saved);
             (saved != now).then_some(Moved { saved, now, row: more.row })
         });
@@ -116,7 +116,7 @@ impl KeptRows {
 
     /// What was added so far is of a checkpoint. Lets rows go to disk.
     pub(super) fn restored_some(&mut self, shard: Shard) -> Result<()> {
-        self.log.take_changed();
+        self.log.clear();
         shard.fit(self.rows.bytes(), |bytes, disk| self.rows.spill(bytes, disk))
     }
 

@@ -57,9 +57,28 @@ impl<K: Ord + Hash, V> Log<K, V> {
         self.changed.insert(key, value);
     }
 
-    /// A key has changed: from what was said of it so far comes what is said now. Nothing: it is as at the last
+    /// The same of one of `rows` keys that are there: where half of them have changed, all will be saved, and no more
+    /// is noted.
+    pub(super) fn set_among(&mut self, rows: usize, key: impl FnOnce() -> K, value: V) {
+        if self.notes(rows) {
+            self.changed.insert(key(), value);
+        }
+    }
+
+    /// True as long as what changes is noted.
+    fn notes(&mut self, rows: usize) -> bool {
+        if !self.save_all && self.changed.len() > rows / 2 + SPARE_ROWS {
+            (self.changed, self.save_all) = (HashMap::new(), true);
+        }
+        !self.save_all
+    }
+
+    /// One of `rows` keys that are there has changed: from what was said of it so far comes what is said now. Nothing: it is as at the last
     /// checkpoint, and is forgotten.
-    pub(super) fn update(&mut self, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
+    pub(super) fn update(&mut self, rows: usize, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
+        if !self.notes(rows) {
+            return;
+        }
         match self.changed.entry(key) {
             Entry::Occupied(mut known) => match change(Some(known.get())) {
                 Some(value) => {
@@ -78,6 +97,11 @@ impl<K: Ord + Hash, V> Log<K, V> {
     /// Takes what has changed since the last checkpoint, in order, as if nothing had.
     pub(super) fn take_changed(&mut self) -> BTreeMap<K, V> {
         std::mem::take(&mut self.changed).into_iter().collect()
+    }
+
+    /// What was noted is of a checkpoint.
+    pub(super) fn clear(&mut self) {
+        (self.changed, self.save_all) = (HashMap::new(), false);
     }
 
     /// So many rows more are saved with what was taken last.
@@ -133,10 +157,22 @@ mod tests {
     }
 
     #[test]
+    fn half_of_all_is_all() {
+        let mut log: Log<u32> = Log::default();
+        let mut change = |keys: u32| (0..keys).for_each(|key| log.set_among(10_000, || key, ()));
+        change(6000);
+        change(6001);
+        change(6002);
+        assert_eq!(count(log.take(10_000, false)), None);
+        (0..6000).for_each(|key| log.set_among(10_000, || key, ()));
+        assert_eq!(count(log.take(10_000, false)), Some(6000));
+    }
+
+    #[test]
     fn what_is_as_it_was_is_forgotten() {
         let mut log: Log<u32, i64> = Log::default();
         let mut add = |key: u32, more: i64| {
-            log.update(key, |known| Some(known.copied().unwrap_or(0) + more).filter(|sum| *sum != 0));
+            log.update(10, key, |known| Some(known.copied().unwrap_or(0) + more).filter(|sum| *sum != 0));
         };
         [(1, 2), (2, 5), (1, 1), (2, -5), (3, 0)].into_iter().for_each(|(key, more)| add(key, more));
         log.set(4, 7);

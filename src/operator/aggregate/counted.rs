@@ -3,13 +3,13 @@
 //! Enters: rows with weights. Leaves: the results of groups. Always holds: how often each value is in a group, for min
 //! and max in the order of the values; the work follows the rows, and not the values that are kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array, UInt64Array, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef, UInt32Type};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map};
 
 use super::function::{Batch, Fold, Function, Moved};
 use super::sums::Sums;
@@ -21,6 +21,9 @@ use crate::error::Result;
 use crate::operator::keys::canonical;
 use crate::operator::log::{Log, ToSave};
 use crate::planner::Sum;
+
+/// So much room for the keys of an epoch is kept for the next one.
+const KEPT_KEYS: usize = 1 << 19;
 
 enum Role {
     Least,
@@ -56,29 +59,40 @@ impl<K: ValueKey> Counts<K> {
         count.copied().unwrap_or(0)
     }
 
-    /// Gives the count before.
-    fn set(&mut self, key: K, count: i64) -> i64 {
-        let before = match (self, count) {
-            (Self::Ordered(counts), 0) => counts.remove(key.borrow()),
-            (Self::Ordered(counts), count) => counts.insert(key, count),
-            (Self::Hashed(counts), 0) => counts.remove(key.borrow()),
-            (Self::Hashed(counts), count) => counts.insert(key, count),
-            (Self::Grouped(groups, len), count) => {
+    /// Changes the count of a key, and gives what it was.
+    fn add(&mut self, key: K, more: i64) -> i64 {
+        match self {
+            Self::Ordered(counts) => match counts.entry(key) {
+                btree_map::Entry::Occupied(mut known) => {
+                    let before = *known.get();
+                    if before + more == 0 {
+                        drop(known.remove())
+                    } else {
+                        *known.get_mut() += more
+                    }
+                    before
+                }
+                btree_map::Entry::Vacant(new) => {
+                    new.insert(more);
+                    0
+                }
+            },
+            Self::Hashed(counts) => add(counts, key, more),
+            Self::Grouped(groups, len) => {
                 let group = key.group() as usize;
                 if groups.len() <= group {
                     groups.resize_with(group + 1, HashMap::new);
                 }
                 let counts = &mut groups[group];
                 let there = counts.len();
-                let before = if count == 0 { counts.remove(key.borrow()) } else { counts.insert(key, count) };
+                let before = add(counts, key, more);
                 *len = *len + counts.len() - there;
                 if counts.is_empty() {
                     *counts = HashMap::new();
                 }
                 before
             }
-        };
-        before.unwrap_or(0)
+        }
     }
 
     /// All keys, in order.
@@ -90,6 +104,24 @@ impl<K: ValueKey> Counts<K> {
         };
         keys.sort_unstable();
         keys
+    }
+}
+
+fn add<K: ValueKey>(counts: &mut HashMap<K, i64>, key: K, more: i64) -> i64 {
+    match counts.entry(key) {
+        hash_map::Entry::Occupied(mut known) => {
+            let before = *known.get();
+            if before + more == 0 {
+                drop(known.remove())
+            } else {
+                *known.get_mut() += more
+            }
+            before
+        }
+        hash_map::Entry::Vacant(new) => {
+            new.insert(more);
+            0
+        }
     }
 }
 
@@ -165,13 +197,23 @@ impl<K: ValueKey> Counted<K> {
         })
     }
 
-    fn set(&mut self, key: K, count: i64) {
+    /// Changes the count of a key by a number that is not 0, and gives what it was.
+    fn add(&mut self, key: K, more: i64) -> i64 {
         let bytes = key.bytes();
-        match (self.counts.set(key, count), count) {
-            (0, 0) => {}
-            (0, _) => self.key_bytes += bytes,
-            (_, 0) => self.key_bytes -= bytes,
-            _ => {}
+        let before = self.counts.add(key, more);
+        if before == 0 {
+            self.key_bytes += bytes;
+        } else if before + more == 0 {
+            self.key_bytes -= bytes;
+        }
+        before
+    }
+
+    /// Sets the count of a key, as it was saved.
+    fn put(&mut self, key: K, count: i64) {
+        let before = self.counts.get(key.borrow());
+        if before != count {
+            self.add(key, count - before);
         }
     }
 
@@ -238,20 +280,21 @@ impl<K: ValueKey> Fold for Counted<K> {
 
     fn settle(&mut self, touched: &[u32], groups: usize) -> Result<()> {
         let mut turned: Vec<(K, i64)> = Vec::new();
-        for (key, added) in std::mem::take(&mut self.added) {
-            if added == 0 {
-                continue;
-            }
-            let before = self.counts.get(key.borrow());
-            let after = before + added;
+        let mut added = std::mem::take(&mut self.added);
+        for (key, more) in added.drain().filter(|(_, more)| *more != 0) {
+            let before = self.add(key.clone(), more);
+            let after = before + more;
             if after < 0 {
                 return Err(retracted_too_often());
             }
+            self.log.set_among(self.counts.len(), || key.clone(), ());
             if (before == 0) != (after == 0) {
-                turned.push((key.clone(), if before == 0 { 1 } else { -1 }));
+                turned.push((key, if before == 0 { 1 } else { -1 }));
             }
-            self.set(key.clone(), after);
-            self.log.set(key, ());
+        }
+        // The next epoch has about as many; what a history has brought is given back.
+        if added.capacity() <= KEPT_KEYS {
+            self.added = added;
         }
         if !matches!(self.role, Role::Distinct(_)) {
             return Ok(());
@@ -293,8 +336,9 @@ impl<K: ValueKey> Fold for Counted<K> {
     fn forget(&mut self, group: u32) -> Result<()> {
         let keys: Vec<K> = self.keys_of(group).cloned().collect();
         for key in keys {
-            self.set(key.clone(), 0);
-            self.log.set(key, ());
+            let count = self.counts.get(key.borrow());
+            self.add(key.clone(), -count);
+            self.log.set_among(self.counts.len(), || key, ());
         }
         self.remove(group);
         Ok(())
@@ -357,7 +401,7 @@ impl<K: ValueKey> Fold for Counted<K> {
                 // Values of a group that is gone by now are gone too.
                 if let Some(group) = moved.number(shards.value(row), groups.value(row)) {
                     let key = K::own(K::place(group, encoded.row(row), &mut scratch));
-                    self.set(key, counts.value(row));
+                    self.put(key, counts.value(row));
                 }
             }
         }
