@@ -66,9 +66,9 @@ impl<K: ValueKey> Counts<K> {
                 btree_map::Entry::Occupied(mut known) => {
                     let before = *known.get();
                     if before + more == 0 {
-                        drop(known.remove())
+                        known.remove();
                     } else {
-                        *known.get_mut() += more
+                        *known.get_mut() += more;
                     }
                     before
                 }
@@ -112,9 +112,9 @@ fn add<K: ValueKey>(counts: &mut HashMap<K, i64>, key: K, more: i64) -> i64 {
         hash_map::Entry::Occupied(mut known) => {
             let before = *known.get();
             if before + more == 0 {
-                drop(known.remove())
+                known.remove();
             } else {
-                *known.get_mut() += more
+                *known.get_mut() += more;
             }
             before
         }
