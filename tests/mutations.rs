@@ -1,12 +1,12 @@
 //! What is read from the outside, changed at random: no panic, no abort, no hang.
 //!
 //! Enters: the statements of tests and pages, files of each format, a state; seeds. Leaves: nothing. Always holds: what a
-//! changed input gives is rows or an error in words. FUSE_MUTATION_SECONDS sets how long, FUSE_MUTATION_SEED begins with
-//! one input, which is the one that a failure names. The work is done in a process of its own, so that it may die.
+//! changed input gives is rows or an error in words. FUSE_MUTATION_SECONDS sets how long, FUSE_MUTATION_FROM
+//! the first seed; FUSE_MUTATION_SEED runs one input, which is the one that a failure names. The work is done in a process of its own, so that it may die.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use fuse::config::Settings;
 use fuse::error::Error;
@@ -304,11 +304,11 @@ fn changed_input_ends_with_rows_or_an_error() {
     let seconds = number("FUSE_MUTATION_SECONDS").unwrap_or(20);
     let only = number("FUSE_MUTATION_SEED");
     if let Some(folder) = std::env::var_os(WORK) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        let first = only.or(number("FUSE_MUTATION_FROM")).unwrap_or(1);
         let end = Instant::now() + Duration::from_secs(seconds);
         // On the stack that the program gives statements.
         let thread = std::thread::Builder::new().stack_size(fuse::config::PLANNER_STACK_BYTES);
-        let run = move || work(Path::new(&folder), only.unwrap_or(now), end, only.is_some());
+        let run = move || work(Path::new(&folder), first, end, only.is_some());
         return thread.spawn(run).expect("a thread").join().expect("ends");
     }
     let folder = tempfile::tempdir().expect("a folder");

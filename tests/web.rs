@@ -25,6 +25,7 @@ struct Server {
     shelf: Arc<Mutex<Shelf>>,
     port: u16,
     ranges: bool,
+    lists: bool,
 }
 
 struct Request {
@@ -68,9 +69,14 @@ const DATE: &str = "Thu, 01 Feb 2024 12:00:00 GMT";
 
 impl Server {
     fn start(ranges: bool) -> Self {
+        Self::start_as(ranges, false)
+    }
+
+    /// `lists`: it speaks WebDAV.
+    fn start_as(ranges: bool, lists: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let server = Self { shelf: Arc::default(), port, ranges };
+        let server = Self { shelf: Arc::default(), port, ranges, lists };
         let answering = server.clone();
         // It ends with the process of the tests.
         std::thread::spawn(move || {
@@ -99,6 +105,7 @@ impl Server {
             }
             "GET" | "HEAD" => self.file(&shelf, &request),
             "PUT" | "POST" => keep(&mut shelf, &request),
+            "PROPFIND" if self.lists => ("207 Multi-Status", String::new(), resources(&shelf, &request)),
             "DELETE" => {
                 shelf.files.remove(&request.path);
                 ("204 No Content", String::new(), Vec::new())
@@ -142,14 +149,13 @@ impl Server {
     }
 
     fn sql(&self, place: &Place, sql: &str) -> Ran {
-        let mut command = place.command(&[
-            "query",
-            "-q",
-            "--format",
-            "csv",
-            "-c",
-            &sql.replace("HOST", &format!("127.0.0.1:{}", self.port)),
-        ]);
+        self.run(place, &["query", "-q", "--format", "csv", "-c", sql])
+    }
+
+    fn run(&self, place: &Place, args: &[&str]) -> Ran {
+        let host = format!("127.0.0.1:{}", self.port);
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("HOST", &host)).collect();
+        let mut command = place.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let account = format!(
             r#"{{"gcs_base_url":"http://127.0.0.1:{}","disable_oauth":true,"client_email":"","private_key":"","private_key_id":""}}"#,
             self.port
@@ -195,6 +201,20 @@ fn blobs(shelf: &Shelf, request: &Request) -> Vec<u8> {
         );
     }
     (xml + "</Blobs></EnumerationResults>").into_bytes()
+}
+
+/// What is below a path, as WebDAV has it.
+fn resources(shelf: &Shelf, request: &Request) -> Vec<u8> {
+    let mut xml = "<multistatus>".to_owned();
+    for (name, bytes) in shelf.files.iter().filter(|(name, _)| name.starts_with(request.path.as_str())) {
+        let _ = write!(
+            xml,
+            "<response><href>/{name}</href><propstat><status>HTTP/1.1 200 OK</status><prop><resourcetype/>\
+             <getlastmodified>{DATE}</getlastmodified><getcontentlength>{}</getcontentlength></prop></propstat></response>",
+            bytes.len()
+        );
+    }
+    (xml + "</multistatus>").into_bytes()
 }
 
 /// Files that are put as a whole or in parts.
@@ -298,5 +318,27 @@ fn clouds_are_read_and_written() {
         let missing = server.sql(&place, &format!("SELECT * FROM '{cloud}://{bucket}/nope.csv'")).error(1);
         assert!(missing.contains("nope.csv") && missing.contains("no such file"), "{missing}");
         assert!(!missing.contains("secret"), "{missing}");
+    }
+}
+
+#[test]
+fn folders_of_clouds_and_of_webdav_grow() {
+    for (at, folder) in
+        [("gs://bucket/in/", "bucket/in"), ("az://container/in/", "container/in"), ("http://HOST/in/", "in")]
+    {
+        let (server, place) = (Server::start_as(true, true), Place::new());
+        let sql = format!(
+            "CREATE STREAM s (id BIGINT, k BIGINT) STORED AS JSON LOCATION '{at}';
+             COPY (SELECT k, count(*) AS n, sum(id) AS s FROM s GROUP BY k ORDER BY k) TO 'agg.csv';
+             COPY (SELECT id FROM s) TO 'ids/' STORED AS PARQUET"
+        );
+        for (number, expected) in [(1, "0,1,10\n1,1,11\n"), (2, "0,2,30\n1,2,32\n"), (3, "0,3,60\n1,3,63\n")] {
+            let rows = format!("{{\"id\":{0},\"k\":0}}\n{{\"id\":{1},\"k\":1}}\n", number * 10, number * 10 + 1);
+            server.put(&format!("{folder}/{number}.json"), rows.into_bytes());
+            server.run(&place, &["query", "--once", "--quiet", "--state", "state", "-c", &sql]).data();
+            assert_eq!(place.read("agg.csv"), format!("k,n,s\n{expected}"), "{at}");
+        }
+        let ids = place.sql("SELECT count(*) AS n, count(DISTINCT id) AS d FROM 'ids/'").data();
+        assert_eq!(ids, "n,d\n6,6\n", "{at}");
     }
 }

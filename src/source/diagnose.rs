@@ -151,17 +151,26 @@ pub async fn explain_scan_error(
 
 /// What made a plan stumble: a file of Parquet that is damaged in a way that its reader did not expect, or else `error`.
 pub async fn explain_panic(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>, error: Error) -> Error {
-    let mut scans = vec![Arc::clone(plan)];
+    let (mut scans, mut files) = (vec![Arc::clone(plan)], Vec::new());
     while let Some(node) = scans.pop() {
         scans.extend(node.children().into_iter().cloned());
         let Some(scan) = node.downcast_ref::<DataSourceExec>() else { continue };
-        if let Some((config, _)) = scan.downcast_to_file_source::<ParquetSource>()
-            && let Some(found) = search_parquet(config, context).await
-        {
+        let Some((config, _)) = scan.downcast_to_file_source::<ParquetSource>() else { continue };
+        if let Some(found) = search_parquet(config, context).await {
             return found;
         }
+        files.extend(files_of(config).iter().map(display));
     }
-    error
+    files.sort_unstable();
+    files.dedup();
+    // A reader of whole files may be content with what a reader of ranges stumbles over.
+    match files.as_slice() {
+        [] => error,
+        [file] => {
+            Error::query(format!("cannot read {file}: its pages are not where it says")).hint("the file is damaged")
+        }
+        files => error.note(format!("one of {} files of Parquet may be damaged: read them one by one", files.len())),
+    }
 }
 
 async fn open(

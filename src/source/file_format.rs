@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufReader, Cursor, Read};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -27,6 +28,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::LexRequirement;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::FutureExt;
 use object_store::{GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::arrow_scan::{self, Arrow};
@@ -275,7 +277,11 @@ impl FileFormat for FuseFormat {
         table_schema: SchemaRef,
         object: &ObjectMeta,
     ) -> DfResult<Statistics> {
-        let mut statistics = self.inner.infer_stats(state, store, Arc::clone(&table_schema), object).await?;
+        let found = self.inner.infer_stats(state, store, Arc::clone(&table_schema), object);
+        // Statistics of a damaged file may not be of the types that its columns have.
+        let mut statistics = AssertUnwindSafe(found).catch_unwind().await.unwrap_or_else(|_| {
+            Err(Error::query(format!("cannot read {}: its statistics are damaged", display(object))).into())
+        })?;
         for (column, field) in statistics.column_statistics.iter_mut().zip(table_schema.fields()) {
             if field.data_type().is_floating() {
                 column.min_value = Precision::Absent;

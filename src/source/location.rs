@@ -168,15 +168,17 @@ impl Location {
                 Err(error) => return Err(self.unreadable(error)),
             }
         }
-        if matches!(self.url.scheme(), "http" | "https") {
-            if self.url.get_glob().is_none() && !self.url.is_collection() {
-                return Ok(Listed { files: Vec::new(), seen: Vec::new() });
-            }
-            return Err(Error::query(format!("cannot list '{}': a web server does not tell what it has", self.text))
-                .hint("name the files: read_csv(['https://…/a.csv', 'https://…/b.csv'])"));
+        let web = matches!(self.url.scheme(), "http" | "https");
+        if web && self.url.get_glob().is_none() && !self.url.is_collection() {
+            return Ok(Listed { files: Vec::new(), seen: Vec::new() });
         }
         let listed = store.list(Some(self.url.prefix())).try_collect::<Vec<_>>().await;
-        let mut files = listed.map_err(|error| self.unreadable(error))?;
+        let mut files = listed.map_err(|error| match web {
+            true => Error::query(format!("cannot list '{}': a web server tells what it has by WebDAV only", self.text))
+                .note(Error::from(error).message)
+                .hint("name the files: read_csv(['https://…/a.csv', 'https://…/b.csv'])"),
+            false => self.unreadable(error),
+        })?;
         let loose = |file: &&ObjectMeta| self.url.get_glob().is_some() && self.url.contains(&file.location, false);
         let seen = files.iter().filter(loose).map(|file| file.location.clone()).collect();
         files.retain(|file| self.holds(&file.location));
