@@ -83,7 +83,7 @@ impl Messages {
     }
 
     /// The columns of values.
-    pub fn written(&self) -> SchemaRef {
+    fn written(&self) -> SchemaRef {
         let mut fields = self.columns.fields().to_vec();
         if self.values == Values::Changelog {
             fields.push(Arc::new(Field::new("op", DataType::Utf8, false)));

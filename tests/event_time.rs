@@ -172,12 +172,7 @@ impl Bench {
             settings.threads = 2;
             Session::new(settings).expect("a session")
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-            .build()
-            .expect("a runtime");
+        let runtime = crate::support::runtime();
         let this = Self { runtime, rest: session(), moving: session(), root: temporary() };
         this.runtime.block_on(async {
             for table in ["a", "b"] {

@@ -150,12 +150,7 @@ impl Bench {
             settings.threads = threads;
             Session::new(settings).expect("a session")
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-            .build()
-            .expect("a runtime");
+        let runtime = crate::support::runtime();
         Self { runtime, rest: session(1), moving: session(2) }
     }
 

@@ -256,12 +256,7 @@ fn session() -> Session {
 /// The process that does the work.
 fn work(folder: &Path, first: u64, end: Instant, only: bool) {
     std::panic::set_hook(Box::new(|_| {}));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-        .build()
-        .expect("a runtime");
+    let runtime = crate::support::runtime();
     let (all, originals) = (statements(), originals(&Place::new()));
     let mut current = session();
     for seed in first.. {

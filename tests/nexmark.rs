@@ -227,12 +227,7 @@ fn the_queries_give_the_batch_answer_in_epochs() {
     let seed = seed();
     println!("FUSE_LAW_SEED={seed}");
     let events = Events::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-        .build()
-        .expect("a runtime");
+    let runtime = crate::support::runtime();
     let mut dice = Dice(seed);
     runtime.block_on(async {
         for query in 0..=22 {

@@ -102,12 +102,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 fn run_file_on_deep_stack(file: PathBuf, mode: Mode) -> (Tally, String) {
     let thread = std::thread::Builder::new().stack_size(fuse::config::PLANNER_STACK_BYTES);
     let run = thread.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-            .build()
-            .expect("a runtime");
+        let runtime = crate::support::runtime();
         runtime.block_on(run_file(&file, mode))
     });
     run.expect("a thread").join().unwrap_or_else(|_| (Tally { failed: 1, ..Tally::default() }, "panic\n".to_owned()))

@@ -143,3 +143,10 @@ impl Dice {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_or(0, |state| (state >> 33) % limit)
     }
 }
+
+/// Two threads with the stacks that the program gives its own.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().thread_stack_size(fuse::config::WORKER_STACK_BYTES);
+    builder.build().expect("a runtime")
+}

@@ -174,12 +174,7 @@ fn seed() -> u64 {
 
 #[test]
 fn tpch_queries_in_epochs_give_the_batch() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .thread_stack_size(fuse::config::WORKER_STACK_BYTES)
-        .build()
-        .expect("a runtime");
+    let runtime = crate::support::runtime();
     let root = temporary();
     let (seed, tables) = (seed(), runtime.block_on(tables(root.path())));
     let feed: Feed = Arc::new(Mutex::new(feed(&tables, seed)));

@@ -73,8 +73,8 @@ impl<K: Ord + Hash, V> Log<K, V> {
         !self.save_all
     }
 
-    /// One of `rows` keys that are there has changed: from what was said of it so far comes what is said now. Nothing: it is as at the last
-    /// checkpoint, and is forgotten.
+    /// One of `rows` keys that are there has changed: from what was said of it so far comes what is said now. Nothing: it
+    /// is as at the last checkpoint, and is forgotten.
     pub(super) fn update(&mut self, rows: usize, key: K, change: impl FnOnce(Option<&V>) -> Option<V>) {
         if !self.notes(rows) {
             return;

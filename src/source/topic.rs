@@ -148,13 +148,16 @@ impl DisplayAs for Insert {
 
 /// A transaction that is given up where it is not committed: by an error, or by Ctrl-C.
 #[cfg(feature = "kafka")]
-struct Open(Option<Writer>);
+struct Open {
+    writer: Writer,
+    committed: bool,
+}
 
 #[cfg(feature = "kafka")]
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(writer) = &self.0 {
-            writer.abort();
+        if !self.committed {
+            self.writer.abort();
         }
     }
 }
@@ -172,18 +175,17 @@ impl Insert {
         let name = format!("fuse-insert-{:016x}", chance());
         let mut open = block_in_place(|| {
             let writer = Writer::open(topic, client, &name)?;
-            writer.begin().map(|()| Open(Some(writer)))
+            writer.begin().map(|()| Open { writer, committed: false })
         })?;
-        let Some(writer) = &open.0 else { return Ok(0) };
         let (mut rows, now) = (0, now_micros());
         while let Some(batch) = data.next().await {
             let batch = batch?;
             rows += batch.num_rows() as u64;
             let messages = messages.of_rows(&batch, now)?;
-            block_in_place(|| writer.send_all(&messages))?;
+            block_in_place(|| open.writer.send_all(&messages))?;
         }
-        block_in_place(|| writer.flush().and_then(|()| writer.commit()))?;
-        open.0 = None;
+        block_in_place(|| open.writer.flush().and_then(|()| open.writer.commit()))?;
+        open.committed = true;
         Ok(rows)
     }
 
